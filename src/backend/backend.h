@@ -34,6 +34,8 @@ class Backend {
   virtual const void* adopt(const void* host, std::int64_t bytes) = 0;
   virtual void upload(void* device, const void* host, std::int64_t bytes) = 0;
   virtual void download(void* host, const void* device, std::int64_t bytes) = 0;
+  /// Device memory as the host may read it, valid until the next operation: the memory itself or a copy.
+  virtual const void* host_view(const void* device, std::int64_t bytes) = 0;
   virtual void copy(void* to, const void* from, std::int64_t bytes) = 0;
   virtual void clear(void* device, std::int64_t bytes) = 0;
   virtual void synchronize() = 0;

@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
   const void* adopt(const void* host, std::int64_t) override { return host; }
   void upload(void* device, const void* host, std::int64_t bytes) override { copy(device, host, bytes); }
   void download(void* host, const void* device, std::int64_t bytes) override { copy(host, device, bytes); }
+  const void* host_view(const void* device, std::int64_t) override { return device; }
   void copy(void* to, const void* from, std::int64_t bytes) override {
     if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
