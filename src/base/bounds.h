@@ -29,6 +29,9 @@ inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
 
+// KV cache.
+inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
+
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;
 inline constexpr std::int64_t kMaxTextBytes = 1LL << 28;
