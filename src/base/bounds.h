@@ -14,6 +14,9 @@ inline constexpr std::int64_t kMaxGroup = 16;   ///< query heads that share one 
 inline constexpr std::int64_t kMaxDim = 65536;  ///< columns of a linear: 255·128·65536 < 2^31
 inline constexpr std::int64_t kMaxVocab = 1 << 20;
 inline constexpr std::int64_t kMaxContext = 1 << 20;  ///< tokens of one sequence
+inline constexpr std::int64_t kMaxMerges = 1 << 22;       ///< merges of a BPE vocabulary
+inline constexpr std::int64_t kMaxTokenBytes = 1024;      ///< text of one token
+inline constexpr std::int64_t kMaxContext = 1 << 20;      ///< tokens of one sequence
 inline constexpr std::int64_t kMaxTensors = 1 << 16;
 inline constexpr std::int64_t kMaxMetadataKeys = 1 << 16;
 inline constexpr std::int64_t kMaxStringBytes = 1 << 24;
@@ -28,6 +31,9 @@ inline constexpr std::int64_t kMaxStepTokens = 8192;  ///< tokens in one step
 inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
+
+// KV cache.
+inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
 
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;

@@ -20,7 +20,7 @@ constexpr std::array kRoles = {LinearRole::kQkv, LinearRole::kAttentionOutput, L
 // Nats a token: a tenth of what perplexity may lose against float32, shared by five roles.
 constexpr double kMostDivergence = 0.0005;
 constexpr std::size_t kMostTokens = 512;
-constexpr std::size_t kLogitRows = 128;
+constexpr std::size_t kLogitRows = 64;
 
 /// One sequence without anchors in blocks 0, 1, 2, …
 class Probe {
@@ -52,9 +52,9 @@ class Probe {
 
   /// Dequantised key of a context token. [D]
   std::vector<double> key(std::int32_t layer, std::int32_t head, std::int32_t position) const {
-    const model::KvPlace place = model::place_of(position, 0);
+    const core::TokenPlace place = core::BlockLayout{}.place(position);
     const std::int64_t dim = spec_.head_dim;
-    const std::int64_t page = place.index * block_bytes_ +
+    const std::int64_t page = place.block * block_bytes_ +
                               (std::int64_t{layer} * spec_.kv_heads + head) * backend::page_bytes(dim);
     const auto* bytes = static_cast<const std::uint8_t*>(
         model_.backend().host_view(pages_.data() + page, backend::page_bytes(dim)));
@@ -206,7 +206,7 @@ Result<weights::Calibration> calibrate(const weights::ModelFile& draft, backend:
   std::vector<std::int32_t> tokens = (*tokenizer)->encode(kCalibrationText, {.add_bos = true, .parse_special = false});
   tokens.resize(std::min({tokens.size(), kMostTokens, static_cast<std::size_t>(draft.spec().context)}));
   if (tokens.size() < kLogitRows + 1) {
-    return caller_error("the model's context is too short to calibrate it; at least 129 tokens are needed");
+    return caller_error("the model's context is too short to calibrate it; at least 65 tokens are needed");
   }
 
   Probe probe(draft, backend, std::move(tokens));

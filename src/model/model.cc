@@ -55,16 +55,6 @@ void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights
 
 }  // namespace
 
-KvPlace place_of(std::int32_t position, std::int32_t anchor_tokens) {
-  if (position == 0) return {0, 0};
-  if (position <= anchor_tokens) {
-    return {1 + (position - 1) / exact::kPageTokens, (position - 1) % exact::kPageTokens};
-  }
-  const std::int32_t anchor_blocks = (anchor_tokens + exact::kPageTokens - 1) / exact::kPageTokens;
-  const std::int32_t context = position - 1 - anchor_tokens;
-  return {1 + anchor_blocks + context / exact::kPageTokens, context % exact::kPageTokens};
-}
-
 Model::Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens)
     : file_(file),
       layers_(file.layers()),
@@ -86,12 +76,13 @@ void Model::upload_inputs(std::span<const SequenceSlice> slices) {
   logit_rows_.clear();
   for (const SequenceSlice& slice : slices) {
     const std::int32_t count = static_cast<std::int32_t>(slice.tokens.size());
+    const core::BlockLayout layout{slice.anchor_tokens};
     for (std::int32_t i = 0; i < count; ++i) {
-      const KvPlace place = place_of(slice.first_position + i, slice.anchor_tokens);
+      const core::TokenPlace place = layout.place(slice.first_position + i);
       if (i >= count - slice.logits) logit_rows_.push_back(static_cast<std::int32_t>(tokens.size()));
       tokens.push_back(slice.tokens[static_cast<std::size_t>(i)]);
       positions.push_back(slice.first_position + i);
-      blocks.push_back(slice.blocks[place.index]);
+      blocks.push_back(slice.blocks[place.block]);
       slots.push_back(place.slot);
     }
   }

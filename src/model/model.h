@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/block_layout.h"
 #include "model/workspace.h"
 #include "weights/import.h"
 #include "weights/model_file.h"
@@ -29,13 +30,6 @@ struct KvView {
   std::uint8_t* pool = nullptr;
   std::int64_t block_stride = 0;
 };
-
-/// Block and slot of a position in a table of 64-token pages whose segments start on fresh pages.
-struct KvPlace {
-  std::int32_t index;  ///< into the block table
-  std::int32_t slot;
-};
-KvPlace place_of(std::int32_t position, std::int32_t anchor_tokens);
 
 /// Runs the transformer on a backend. One instance serves one stream of steps; the weights are shared.
 class Model {
