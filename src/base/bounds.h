@@ -16,7 +16,6 @@ inline constexpr std::int64_t kMaxVocab = 1 << 20;
 inline constexpr std::int64_t kMaxContext = 1 << 20;  ///< tokens of one sequence
 inline constexpr std::int64_t kMaxMerges = 1 << 22;       ///< merges of a BPE vocabulary
 inline constexpr std::int64_t kMaxTokenBytes = 1024;      ///< text of one token
-inline constexpr std::int64_t kMaxContext = 1 << 20;      ///< tokens of one sequence
 inline constexpr std::int64_t kMaxTensors = 1 << 16;
 inline constexpr std::int64_t kMaxMetadataKeys = 1 << 16;
 inline constexpr std::int64_t kMaxStringBytes = 1 << 24;

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace fieldprint {
+
+/// The whole of a regular file. A file that is missing, unreadable, no regular file or longer than
+/// `max_bytes` is the caller's error; a failing read is the environment's.
+Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_t max_bytes);
+
+/// Replaces `path` by `bytes` so that a crash leaves the old file or the new one, never a part: a temporary
+/// file in the same folder, fsync, rename, fsync of the folder. Every failure is the environment's, save a
+/// folder that does not exist.
+Status write_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes,
+                             mode_t mode = 0644);
+Status write_file_atomically(const std::string& path, std::string_view text, mode_t mode = 0644);
+
+/// Creates `path` with `bytes` in the same way, but only if there is no such file yet: false if there is.
+Result<bool> create_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes,
+                                    mode_t mode);
+
+}  // namespace fieldprint

@@ -1,0 +1,30 @@
+#include "base/utf8.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace fieldprint {
+namespace {
+
+TEST(Utf8, AcceptsTheFirstAndLastCodePointOfEachLength) {
+  using namespace std::string_view_literals;
+  for (const auto text :
+       {""sv, "\0"sv, "\x7f"sv, "\xc2\x80"sv, "\xdf\xbf"sv, "\xe0\xa0\x80"sv, "\xed\x9f\xbf"sv,
+        "\xee\x80\x80"sv, "\xef\xbf\xbf"sv, "\xf0\x90\x80\x80"sv, "\xf4\x8f\xbf\xbf"sv, "a\xc3\xa9z"sv}) {
+    EXPECT_TRUE(valid_utf8(text)) << text;
+  }
+}
+
+TEST(Utf8, RefusesOverlongSurrogateTruncatedAndStrayBytes) {
+  using namespace std::string_view_literals;
+  for (const auto text :
+       {"\x80"sv, "\xbf"sv, "\xc0\x80"sv, "\xc1\xbf"sv, "\xc2"sv, "\xc2\x41"sv, "\xe0\x9f\xbf"sv,
+        "\xed\xa0\x80"sv, "\xe2\x82"sv, "\xe2\x82\x41"sv, "\xf0\x8f\xbf\xbf"sv, "\xf4\x90\x80\x80"sv,
+        "\xf5\x80\x80\x80"sv, "\xf0\x90\x80"sv, "\xff"sv, "ok\xfe"sv}) {
+    EXPECT_FALSE(valid_utf8(text));
+  }
+}
+
+}  // namespace
+}  // namespace fieldprint
