@@ -1,0 +1,323 @@
+#include "backend/avx2/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/attention_testing.h"
+#include "backend/avx512/attention.h"
+#include "backend/kernel_testing.h"
+#include "backend/scalar/attention.h"
+
+namespace fieldprint::backend {
+namespace {
+
+using testing::HeadShape;
+using testing::PagedAttention;
+using testing::SequenceSpec;
+
+struct Kernel {
+  const char* name;
+  bool (*runs_here)();
+  void (*preface)(const AttentionArgs&, std::int64_t, std::int64_t);
+  void (*context)(const AttentionArgs&, std::int64_t, std::int64_t);
+};
+
+const Kernel kScalar = {"scalar", [] { return true; }, scalar::attention_preface, scalar::attention_context};
+const Kernel kAvx2 = {"avx2", testing::cpu_has_avx2, avx2::attention_preface, avx2::attention_context};
+const Kernel kAvx512 = {"avx512", testing::cpu_has_avx512, avx512::attention_preface,
+                        avx512::attention_context};
+
+std::string name_of(const ::testing::TestParamInfo<Kernel>& info) { return info.param.name; }
+
+class AttentionTest : public ::testing::TestWithParam<Kernel> {
+ protected:
+  void SetUp() override {
+    if (!GetParam().runs_here()) GTEST_SKIP() << "this CPU lacks " << GetParam().name;
+  }
+};
+class AttentionDifferential : public AttentionTest {};
+INSTANTIATE_TEST_SUITE_P(Kernels, AttentionTest, ::testing::Values(kScalar, kAvx2, kAvx512), name_of);
+INSTANTIATE_TEST_SUITE_P(Kernels, AttentionDifferential, ::testing::Values(kAvx2, kAvx512), name_of);
+
+void run(PagedAttention& attention, const Kernel& kernel) { attention.run(kernel.preface, kernel.context); }
+
+/// Index of the first float with other bits, or -1.
+std::int64_t first_difference(const float* a, const float* b, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) {
+    if (std::memcmp(a + i, b + i, sizeof(float)) != 0) return static_cast<std::int64_t>(i);
+  }
+  return -1;
+}
+
+void expect_same(const std::vector<float>& a, const std::vector<float>& b, const char* what) {
+  ASSERT_EQ(a.size(), b.size());
+  const std::int64_t i = first_difference(a.data(), b.data(), a.size());
+  if (i < 0) return;
+  const std::size_t at = static_cast<std::size_t>(i);
+  ADD_FAILURE() << what << " differs at " << i << ": " << a[at] << " and " << b[at];
+}
+
+void expect_same_results(const PagedAttention& a, const PagedAttention& b) {
+  expect_same(a.states(), b.states(), "states");
+  expect_same(a.out(), b.out(), "out");
+  expect_same(a.anchor_mass(), b.anchor_mass(), "anchor mass");
+}
+
+std::int32_t below(std::mt19937_64& random, std::int32_t limit) {
+  return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(limit));
+}
+
+HeadShape random_shape(std::mt19937_64& random) {
+  constexpr std::int32_t kDims[] = {16, 32, 48, 64, 80, 96, 112, 128, 256};
+  constexpr std::int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 9, 16};
+  const std::int32_t kv_heads = 1 + below(random, 3);
+  return {kv_heads * kGroups[below(random, 9)], kv_heads, kDims[below(random, 9)]};
+}
+
+std::vector<SequenceSpec> random_sequences(std::mt19937_64& random, bool prefill) {
+  constexpr std::int32_t kAnchors[] = {0, 1, 63, 64, 65, 128, 200, 1024};
+  std::vector<SequenceSpec> specs;
+  const std::int32_t count = 1 + below(random, 4);
+  for (std::int32_t s = 0; s < count; ++s) {
+    SequenceSpec spec{};
+    spec.owner = static_cast<std::uint64_t>(10 + s);
+    if (s > 0 && below(random, 3) > 0) {
+      spec.anchor_set = specs.back().anchor_set;
+      spec.anchor_tokens = specs.back().anchor_tokens;
+    } else {
+      spec.anchor_set = static_cast<std::uint64_t>(100 + s);
+      spec.anchor_tokens = kAnchors[below(random, 7 + (below(random, 8) == 0 ? 1 : 0))];
+    }
+    const std::int32_t start[] = {0, below(random, 1 + spec.anchor_tokens), 1 + spec.anchor_tokens,
+                                  spec.anchor_tokens + below(random, 700)};
+    spec.first_position = start[below(random, 4)];
+    spec.queries = prefill && below(random, 2) == 0 ? 1 + below(random, 90) : 1 + below(random, 2);
+    constexpr float kOdds[] = {0.0F, 0.01F, 1.0F, 9.0F};
+    spec.floor_odds = kOdds[below(random, 4)];
+    if (below(random, 2) == 0) spec.ceiling_odds = spec.floor_odds + kOdds[below(random, 4)];
+    specs.push_back(spec);
+  }
+  return specs;
+}
+
+TEST_P(AttentionDifferential, EqualsScalarOnRaggedBatches) {
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 120; ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    const HeadShape shape = random_shape(random);
+    constexpr std::int32_t kWindows[] = {0, 0, 1, 17, 64, 100, 513};
+    const std::int32_t window = kWindows[below(random, 7)];
+    const auto specs = random_sequences(random, shape.heads <= 9);
+    const std::uint64_t seed = random();
+    PagedAttention expected(shape, window, specs, seed, random());
+    PagedAttention actual(shape, window, specs, seed, random());
+    actual.cut(1 + below(random, 64));
+    run(expected, kScalar);
+    run(actual, GetParam());
+    expect_same_results(expected, actual);
+    if (HasFailure()) {
+      FAIL() << shape.heads << " heads, " << shape.kv_heads << " KV heads, size " << shape.head_dim
+             << ", window " << window;
+    }
+  }
+}
+
+TEST_P(AttentionDifferential, EqualsScalarAcrossChunksAndGroups) {
+  for (const HeadShape shape : {HeadShape{3, 1, 64}, HeadShape{4, 1, 256}, HeadShape{2, 2, 128}}) {
+    for (const std::int32_t window : {0, 2500}) {
+      const std::vector<SequenceSpec> specs = {
+          {.owner = 1, .anchor_set = 2, .anchor_tokens = 70, .first_position = 71 + 4096 - 20, .queries = 40},
+          {.owner = 3, .anchor_set = 2, .anchor_tokens = 70, .first_position = 5000, .queries = 1}};
+      PagedAttention expected(shape, window, specs, 5, 6);
+      PagedAttention actual(shape, window, specs, 5, 6);
+      run(expected, kScalar);
+      run(actual, GetParam());
+      expect_same_results(expected, actual);
+    }
+  }
+}
+
+/// Everything that a sequence's rows computed, for one query.
+std::vector<float> rows_of(const PagedAttention& attention, std::int64_t query, const HeadShape& shape) {
+  const auto slice = [&](const std::vector<float>& x) {
+    const std::int64_t size = static_cast<std::int64_t>(x.size()) / attention.sequence(0).queries;
+    return std::vector<float>(x.begin() + query * size, x.begin() + (query + 1) * size);
+  };
+  std::vector<float> rows = slice(attention.out());
+  for (const float mass : slice(attention.anchor_mass())) rows.push_back(mass);
+  EXPECT_EQ(rows.size(), static_cast<std::size_t>(shape.heads * (shape.head_dim + 1)));
+  return rows;
+}
+
+TEST_P(AttentionTest, PrefillEqualsDecodeStepByStep) {
+  const HeadShape shape{6, 2, 64};
+  for (const std::int32_t window : {0, 130}) {
+    for (const std::int32_t anchors : {0, 100}) {
+      const SequenceSpec spec{.owner = 1,
+                              .anchor_set = 2,
+                              .anchor_tokens = anchors,
+                              .first_position = 0,
+                              .queries = 700,
+                              .floor_odds = 0.3F,
+                              .ceiling_odds = 0.5F};
+      PagedAttention prefill(shape, window, {spec}, 7, 8);
+      run(prefill, GetParam());
+      for (std::int32_t p = 0; p < spec.queries; p += p < 140 ? 1 : 37) {
+        SequenceSpec step = spec;
+        step.first_position = p;
+        step.queries = 1;
+        PagedAttention decode(shape, window, {step}, 7, static_cast<std::uint64_t>(p));
+        run(decode, GetParam());
+        expect_same(rows_of(decode, 0, shape), rows_of(prefill, p, shape), "decode");
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, ItemsAndPagesMayLieAnywhere) {
+  const HeadShape shape{8, 2, 96};
+  const std::vector<SequenceSpec> specs = {
+      {.owner = 1, .anchor_set = 9, .anchor_tokens = 80, .first_position = 60, .queries = 70},
+      {.owner = 2, .anchor_set = 9, .anchor_tokens = 80, .first_position = 300, .queries = 5},
+      {.owner = 3, .anchor_set = 4, .anchor_tokens = 0, .first_position = 0, .queries = 33}};
+  PagedAttention expected(shape, 0, specs, 11, 12);
+  run(expected, GetParam());
+  for (const std::int32_t queries : {1, 2, 7, 64}) {
+    PagedAttention actual(shape, 0, specs, 11, 100 + static_cast<std::uint64_t>(queries));
+    actual.cut(queries);
+    run(actual, GetParam());
+    expect_same_results(expected, actual);
+  }
+}
+
+TEST_P(AttentionTest, SharingBlocksChangesNothing) {
+  const HeadShape shape{4, 2, 64};
+  SequenceSpec first{.owner = 1, .anchor_set = 9, .anchor_tokens = 130, .first_position = 400, .queries = 3};
+  SequenceSpec second{.owner = 2, .anchor_set = 9, .anchor_tokens = 130, .first_position = 177, .queries = 2};
+  PagedAttention together(shape, 0, {first, second}, 21, 22);
+  run(together, GetParam());
+  PagedAttention alone(shape, 0, {second}, 21, 23);
+  run(alone, GetParam());
+  const std::vector<float> tail(together.out().end() - static_cast<std::ptrdiff_t>(alone.out().size()),
+                                together.out().end());
+  expect_same(tail, alone.out(), "out");
+}
+
+TEST_P(AttentionTest, TokensPastTheQueryDoNotCount) {
+  const HeadShape shape{4, 2, 80};
+  const std::vector<SequenceSpec> specs = {
+      {.owner = 1, .anchor_set = 2, .anchor_tokens = 10, .first_position = 500, .queries = 4}};
+  PagedAttention unwritten(shape, 0, specs, 31, 32);
+  PagedAttention written(shape, 0, specs, 31, 32);
+  written.write_future();
+  run(unwritten, GetParam());
+  run(written, GetParam());
+  expect_same_results(unwritten, written);
+}
+
+TEST_P(AttentionTest, FloorAndCeilingHoldTheAnchorsShare) {
+  const HeadShape shape{4, 2, 64};
+  for (const float share : {0.05F, 0.3F, 0.75F}) {
+    const float odds = share / (1.0F - share);
+    SequenceSpec spec{.owner = 1, .anchor_set = 2, .anchor_tokens = 40, .first_position = 600, .queries = 20};
+    PagedAttention free(shape, 0, {spec}, 41, 42);
+    spec.floor_odds = odds;
+    PagedAttention floored(shape, 0, {spec}, 41, 42);
+    spec.floor_odds = 0.0F;
+    spec.ceiling_odds = odds;
+    PagedAttention capped(shape, 0, {spec}, 41, 42);
+    run(free, GetParam());
+    run(floored, GetParam());
+    run(capped, GetParam());
+    int raised = 0;
+    int lowered = 0;
+    for (std::size_t i = 0; i < free.anchor_mass().size(); ++i) {
+      const float natural = free.anchor_mass()[i];
+      EXPECT_GE(floored.anchor_mass()[i], share * (1.0F - 0x1p-21F));
+      EXPECT_LE(capped.anchor_mass()[i], share * (1.0F + 0x1p-21F));
+      if (natural > share * 1.001F) {
+        EXPECT_EQ(floored.anchor_mass()[i], natural);
+        ++lowered;
+      }
+      if (natural < share * 0.999F) {
+        EXPECT_EQ(capped.anchor_mass()[i], natural);
+        ++raised;
+      }
+    }
+    EXPECT_GT(raised + lowered, 70);
+  }
+}
+
+TEST_P(AttentionTest, NoAnchorsHaveNoMassWhateverTheFloor) {
+  const SequenceSpec spec{.owner = 1,
+                          .anchor_set = 2,
+                          .anchor_tokens = 0,
+                          .first_position = 0,
+                          .queries = 100,
+                          .floor_odds = 1.0F};
+  PagedAttention attention({4, 2, 64}, 0, {spec}, 51, 52);
+  run(attention, GetParam());
+  for (const float mass : attention.anchor_mass()) EXPECT_EQ(mass, 0.0F);
+}
+
+/// Softmax attention in binary64 over the dequantised history.
+std::vector<double> reference_row(PagedAttention& attention, const HeadShape& shape, std::int64_t query,
+                                  std::int64_t head) {
+  const AttentionArgs args = attention.args();
+  const std::int64_t dim = shape.head_dim;
+  const std::int64_t position = attention.specs()[0].first_position + query;
+  const std::int64_t row = query * shape.heads + head;
+  std::vector<double> weighted(static_cast<std::size_t>(dim));
+  double denominator = 0.0;
+  for (std::int64_t p = 0; p <= position; ++p) {
+    std::int64_t slot = 0;
+    const std::uint8_t* page = attention.page(0, p, head / (shape.heads / shape.kv_heads), &slot);
+    const auto byte = [&](std::int64_t i) { return static_cast<double>(static_cast<std::int8_t>(page[i])); };
+    const auto scale = [&](std::int64_t i) {
+      std::uint16_t bits = 0;
+      std::memcpy(&bits, page + 2 * exact::kPageTokens * dim + 2 * i, 2);
+      return static_cast<double>(exact::from_bf16(bits));
+    };
+    double dot = 0.0;
+    for (std::int64_t d = 0; d < dim; ++d) dot += args.q[row * dim + d] * byte(slot * dim + d);
+    const double weight = std::exp2(dot * args.q_scale[row] * scale(slot));
+    denominator += weight;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      const double value = byte((dim + d) * exact::kPageTokens + slot) * scale(exact::kPageTokens + slot);
+      weighted[static_cast<std::size_t>(d)] += weight * value;
+    }
+  }
+  for (double& value : weighted) value /= denominator;
+  return weighted;
+}
+
+TEST_P(AttentionTest, IsCloseToSoftmaxInBinary64) {
+  const HeadShape shape{4, 2, 64};
+  const SequenceSpec spec{
+      .owner = 1, .anchor_set = 2, .anchor_tokens = 70, .first_position = 2300, .queries = 3};
+  PagedAttention attention(shape, 0, {spec}, 61, 62, false);
+  run(attention, GetParam());
+  double error = 0.0;
+  double norm = 0.0;
+  for (std::int64_t query = 0; query < spec.queries; ++query) {
+    for (std::int64_t head = 0; head < shape.heads; ++head) {
+      const std::vector<double> expected = reference_row(attention, shape, query, head);
+      const float* out = attention.out().data() + (query * shape.heads + head) * shape.head_dim;
+      for (std::size_t d = 0; d < expected.size(); ++d) {
+        error += (out[d] - expected[d]) * (out[d] - expected[d]);
+        norm += expected[d] * expected[d];
+      }
+    }
+  }
+  EXPECT_GT(norm, 0.0);
+  EXPECT_LT(std::sqrt(error / norm), 1e-3);
+}
+
+}  // namespace
+}  // namespace fieldprint::backend

@@ -1,0 +1,283 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "backend/attention_plan.h"
+#include "backend/ops.h"
+#include "exact/arith.h"
+#include "exact/format.h"
+
+/// Paged histories for the tests and benchmarks of attention. What a token holds depends on the seed, its
+/// owner and its position alone, never on the block it lies in.
+namespace fieldprint::backend::testing {
+
+struct HeadShape {
+  std::int32_t heads;
+  std::int32_t kv_heads;
+  std::int32_t head_dim;
+};
+
+struct SequenceSpec {
+  std::uint64_t owner;       ///< of the context
+  std::uint64_t anchor_set;  ///< owner of sink and anchors; neighbours with the same set share their blocks
+  std::int32_t anchor_tokens;
+  std::int32_t first_position;
+  std::int32_t queries;
+  float floor_odds = 0.0F;
+  float ceiling_odds = std::numeric_limits<float>::infinity();
+};
+
+/// What the values of a history look like.
+enum class TokenKind { kOrdinary, kExtreme, kWideScales, kZeroValues, kZero };
+
+class PagedAttention {
+ public:
+  PagedAttention(const HeadShape& shape, std::int32_t window, std::vector<SequenceSpec> specs,
+                 std::uint64_t seed, std::uint64_t placement_seed, bool vary_kinds = true)
+      : shape_(shape), window_(window), specs_(std::move(specs)), seed_(seed), vary_kinds_(vary_kinds) {
+    layer_bytes_ = page_bytes(shape.head_dim) * shape.kv_heads;
+    block_stride_ = layer_bytes_ + 128;
+    number_blocks(placement_seed);
+    pool_.resize(static_cast<std::size_t>((blocks_ - 1) * block_stride_ + kLayerOffset + layer_bytes_));
+    for (std::size_t s = 0; s < specs_.size(); ++s) write_tokens(s);
+    make_queries();
+    const std::size_t rows = q_scale_.size();
+    states_.resize(rows * 2 * static_cast<std::size_t>(attention_state_floats(shape.head_dim)));
+    out_.resize(rows * static_cast<std::size_t>(shape.head_dim));
+    anchor_mass_.resize(rows);
+    plan_ = plan_attention(sequences_, shape.kv_heads);
+  }
+  PagedAttention(const PagedAttention&) = delete;
+  PagedAttention& operator=(const PagedAttention&) = delete;
+
+  AttentionArgs args() {
+    return {.heads = shape_.heads,
+            .kv_heads = shape_.kv_heads,
+            .head_dim = shape_.head_dim,
+            .window = window_,
+            .q = q_.data(),
+            .q_scale = q_scale_.data(),
+            .kv = {pool_.data(), block_stride_, kLayerOffset},
+            .sequences = sequences_.data(),
+            .preface_items = plan_.preface.data(),
+            .context_items = plan_.context.data(),
+            .states = states_.data(),
+            .out = out_.data(),
+            .anchor_mass = anchor_mass_.data()};
+  }
+
+  /// Runs both passes; results are then in states(), out(), anchor_mass().
+  template <typename Preface, typename Context>
+  void run(Preface preface, Context context) {
+    const AttentionArgs a = args();
+    preface(a, 0, static_cast<std::int64_t>(plan_.preface.size()));
+    context(a, 0, static_cast<std::int64_t>(plan_.context.size()));
+  }
+
+  /// Replaces the plan by one whose items hold at most `queries` queries.
+  void cut(std::int32_t queries) {
+    AttentionPlan cut;
+    for (const PrefaceItem& item : plan_.preface) {
+      for (std::int32_t q = item.query_begin; q < item.query_end; q += queries) {
+        PrefaceItem part = item;
+        part.query_begin = q;
+        part.query_end = std::min(q + queries, item.query_end);
+        cut.preface.push_back(part);
+      }
+    }
+    for (const ContextItem& item : plan_.context) {
+      for (std::int32_t q = item.query_begin; q < item.query_end; q += queries) {
+        ContextItem part = item;
+        part.query_begin = q;
+        part.query_end = std::min(q + queries, item.query_end);
+        cut.context.push_back(part);
+      }
+    }
+    plan_ = std::move(cut);
+  }
+
+  /// Fills what lies past the last query's position in its pages, which no query may see.
+  void write_future() {
+    for (std::size_t s = 0; s < specs_.size(); ++s) {
+      const std::int64_t end = specs_[s].first_position + specs_[s].queries;
+      const std::int64_t start = 1 + specs_[s].anchor_tokens;
+      if (end <= start) continue;
+      const std::int64_t full = (end - start + exact::kPageTokens - 1) / exact::kPageTokens;
+      for (std::int64_t p = end; p < start + full * exact::kPageTokens; ++p) write_token(s, p);
+    }
+  }
+
+  const std::vector<float>& states() const { return states_; }
+  const std::vector<float>& out() const { return out_; }
+  const std::vector<float>& anchor_mass() const { return anchor_mass_; }
+  const std::vector<SequenceSpec>& specs() const { return specs_; }
+  const AttentionSequence& sequence(std::size_t s) const { return sequences_[s]; }
+  const AttentionPlan& plan() const { return plan_; }
+
+  /// The bytes of one head's page of the block that holds `position`, and the slot in it.
+  const std::uint8_t* page(std::size_t s, std::int64_t position, std::int64_t kv_head, std::int64_t* slot) {
+    return locate(s, position, kv_head, slot);
+  }
+
+ private:
+  static constexpr std::int64_t kLayerOffset = 64;
+
+  void number_blocks(std::uint64_t placement_seed) {
+    std::vector<std::int64_t> counts;
+    for (std::size_t s = 0; s < specs_.size(); ++s) {
+      const SequenceSpec& spec = specs_[s];
+      const std::int64_t preface = 1 + (spec.anchor_tokens + exact::kPageTokens - 1) / exact::kPageTokens;
+      const std::int64_t context = std::max(spec.first_position + spec.queries - 1 - spec.anchor_tokens, 0);
+      tables_.emplace_back();
+      if (s > 0 && specs_[s - 1].anchor_set == spec.anchor_set) {
+        tables_[s].assign(tables_[s - 1].begin(), tables_[s - 1].begin() + preface);
+      } else {
+        for (std::int64_t b = 0; b < preface; ++b) tables_[s].push_back(blocks_++);
+      }
+      const std::int64_t pages = (context + exact::kPageTokens - 1) / exact::kPageTokens;
+      for (std::int64_t b = 0; b < pages; ++b) tables_[s].push_back(blocks_++);
+    }
+    std::vector<std::int32_t> place(static_cast<std::size_t>(blocks_));
+    for (std::int32_t b = 0; b < blocks_; ++b) place[static_cast<std::size_t>(b)] = b;
+    std::mt19937_64 random(placement_seed);
+    for (std::size_t b = place.size() - 1; b > 0; --b) std::swap(place[b], place[random() % (b + 1)]);
+    std::int32_t first = 0;
+    for (std::size_t s = 0; s < specs_.size(); ++s) {
+      for (std::int32_t& block : tables_[s]) block = place[static_cast<std::size_t>(block)];
+      const SequenceSpec& spec = specs_[s];
+      sequences_.push_back({first, spec.queries, spec.first_position, spec.anchor_tokens, tables_[s].data(),
+                            spec.floor_odds, spec.ceiling_odds});
+      first += spec.queries;
+    }
+  }
+
+  std::uint8_t* locate(std::size_t s, std::int64_t position, std::int64_t kv_head, std::int64_t* slot) {
+    const std::int64_t anchors = specs_[s].anchor_tokens;
+    std::int64_t block = 0;
+    *slot = 0;
+    if (position > anchors) {
+      block = 1 + (anchors + exact::kPageTokens - 1) / exact::kPageTokens +
+              (position - 1 - anchors) / exact::kPageTokens;
+      *slot = (position - 1 - anchors) % exact::kPageTokens;
+    } else if (position > 0) {
+      block = 1 + (position - 1) / exact::kPageTokens;
+      *slot = (position - 1) % exact::kPageTokens;
+    }
+    return pool_.data() + tables_[s][static_cast<std::size_t>(block)] * block_stride_ + kLayerOffset +
+           kv_head * page_bytes(shape_.head_dim);
+  }
+
+  /// splitmix64 (Steele, Lea, Flood 2014), which costs nothing to start.
+  struct Source {
+    std::uint64_t state;
+    std::uint64_t operator()() {
+      state += 0x9E3779B97F4A7C15U;
+      std::uint64_t z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9U;
+      z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+      return z ^ (z >> 31);
+    }
+  };
+
+  /// Random numbers of one token: equal wherever and whenever they are drawn.
+  Source source(std::uint64_t owner, std::int64_t position, std::int64_t purpose) const {
+    Source mix{seed_};
+    mix.state = mix() ^ owner;
+    mix.state = mix() ^ static_cast<std::uint64_t>(position);
+    mix.state = mix() ^ static_cast<std::uint64_t>(purpose);
+    return {mix()};
+  }
+
+  TokenKind kind_of(std::uint64_t owner, std::int64_t position) const {
+    if (!vary_kinds_) return TokenKind::kOrdinary;
+    // A kind a page, so that whole tiles are zero.
+    const std::uint64_t draw = source(owner, position / exact::kPageTokens, -1)() % 10;
+    return draw < 5 ? static_cast<TokenKind>(draw) : TokenKind::kOrdinary;
+  }
+
+  static std::int8_t draw_byte(Source& random, TokenKind kind) {
+    if (kind == TokenKind::kExtreme) return random() % 2 == 0 ? std::int8_t{127} : std::int8_t{-127};
+    return static_cast<std::int8_t>(static_cast<std::int64_t>(random() % 255) - 127);
+  }
+
+  static std::uint16_t draw_scale(Source& random, TokenKind kind) {
+    const float unit = 0.5F + static_cast<float>(random() % 1024) / 1024.0F;
+    if (kind != TokenKind::kWideScales) return exact::to_bf16(unit * 0.01F);
+    return exact::to_bf16(std::ldexp(unit, static_cast<int>(random() % 24) - 20));
+  }
+
+  void write_token(std::size_t s, std::int64_t position) {
+    const SequenceSpec& spec = specs_[s];
+    const std::uint64_t owner = position <= spec.anchor_tokens ? spec.anchor_set : spec.owner;
+    const TokenKind kind = kind_of(owner, position);
+    if (kind == TokenKind::kZero) return;
+    const std::int64_t dim = shape_.head_dim;
+    for (std::int64_t h = 0; h < shape_.kv_heads; ++h) {
+      Source random = source(owner, position, h);
+      std::int64_t slot = 0;
+      std::uint8_t* page = locate(s, position, h, &slot);
+      std::uint8_t* values = page + exact::kPageTokens * dim;
+      std::uint8_t* scales = values + exact::kPageTokens * dim;
+      for (std::int64_t d = 0; d < dim; ++d) {
+        page[slot * dim + d] = static_cast<std::uint8_t>(draw_byte(random, kind));
+      }
+      const std::uint16_t key_scale = draw_scale(random, kind);
+      std::memcpy(scales + 2 * slot, &key_scale, 2);
+      if (kind == TokenKind::kZeroValues) continue;
+      for (std::int64_t d = 0; d < dim; ++d) {
+        values[d * exact::kPageTokens + slot] = static_cast<std::uint8_t>(draw_byte(random, kind));
+      }
+      const std::uint16_t value_scale = draw_scale(random, kind);
+      std::memcpy(scales + 2 * (exact::kPageTokens + slot), &value_scale, 2);
+    }
+  }
+
+  void write_tokens(std::size_t s) {
+    const SequenceSpec& spec = specs_[s];
+    for (std::int64_t p = 0; p < spec.first_position + spec.queries; ++p) write_token(s, p);
+    // Anchor pages are complete before any query looks at them.
+    for (std::int64_t p = 1; p <= spec.anchor_tokens; ++p) write_token(s, p);
+  }
+
+  void make_queries() {
+    for (const SequenceSpec& spec : specs_) {
+      for (std::int64_t p = spec.first_position; p < spec.first_position + spec.queries; ++p) {
+        for (std::int64_t h = 0; h < shape_.heads; ++h) {
+          Source random = source(spec.owner, p, 1000 + h);
+          for (std::int64_t d = 0; d < shape_.head_dim; ++d) {
+            q_.push_back(draw_byte(random, TokenKind::kOrdinary));
+          }
+          const float spread = vary_kinds_ ? std::ldexp(1.0F, static_cast<int>(random() % 8) - 5) : 1.0F;
+          q_scale_.push_back(0.005F * spread);
+        }
+      }
+    }
+    q_.shrink_to_fit();
+  }
+
+  HeadShape shape_;
+  std::int32_t window_;
+  std::vector<SequenceSpec> specs_;
+  std::uint64_t seed_;
+  bool vary_kinds_;
+  std::int64_t layer_bytes_ = 0;
+  std::int64_t block_stride_ = 0;
+  std::int32_t blocks_ = 0;
+  std::vector<std::uint8_t> pool_;
+  std::vector<std::vector<std::int32_t>> tables_;
+  std::vector<AttentionSequence> sequences_;
+  std::vector<std::int8_t> q_;
+  std::vector<float> q_scale_;
+  std::vector<float> states_;
+  std::vector<float> out_;
+  std::vector<float> anchor_mass_;
+  AttentionPlan plan_;
+};
+
+}  // namespace fieldprint::backend::testing

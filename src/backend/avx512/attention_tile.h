@@ -1,0 +1,370 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "backend/avx512/math.h"
+#include "exact/format.h"
+
+/// One page of K and V against a few query rows. The page is unpacked once into an order in which a lane
+/// holds four bytes of one token (K) or of one channel (V), as vpdpbusd wants them; then every row uses it.
+namespace fieldprint::backend::avx512 {
+namespace {
+
+constexpr std::int64_t kMaxDim = 256;
+constexpr std::int64_t kTokens = exact::kPageTokens;
+
+/// Softmax over some tokens, as in the scalar backend. `output` is undefined while the state is empty.
+struct State {
+  float maximum;
+  float denominator;
+  float* output;  // [D]
+};
+
+constexpr std::uint32_t kInfinityBits = 0x7F800000U;
+
+inline void clear(State& state) {
+  state.maximum = bits_to_float(kInfinityBits | 0x80000000U);
+  state.denominator = 0.0F;
+}
+
+inline bool empty(const State& state) {
+  return (float_to_bits(state.maximum) & 0x7FFFFFFFU) == kInfinityBits;
+}
+
+/// One query head of one token, and the tokens [first, last) of the segment that it sees.
+struct Row {
+  const std::int8_t* q;
+  float scale;
+  std::int32_t bias;  // -128·Σq: takes back the offset of the unsigned keys
+  std::int64_t first;
+  std::int64_t last;
+  State chunk;
+  State group;
+  State row;
+};
+
+struct UnpackedPage {
+  alignas(64) std::uint8_t keys[kMaxDim / 4 * kTokens * 4];    // [D/4][64][4], each byte ^ 0x80
+  alignas(64) std::uint8_t values[kTokens / 4 * kMaxDim * 4];  // [64/4][D][4]
+  alignas(64) float key_scales[kTokens];
+  alignas(64) float value_scales[kTokens];
+};
+
+inline void set_query(Row& row, const std::int8_t* q, std::int64_t dim) {
+  __m128i sum = _mm_setzero_si128();
+  for (std::int64_t d = 0; d < dim; d += 16) {
+    sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1), _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + d)));
+  }
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+  row.q = q;
+  row.bias = -128 * _mm_cvtsi128_si32(sum);
+}
+
+/// Turns 16 rows of 4·pieces dwords into columns of 16 lanes, `column_stride` bytes apart.
+inline void transpose(const std::uint8_t* in, std::int64_t row_stride, std::int64_t pieces, std::uint8_t* out,
+                      std::int64_t column_stride, __m512i flip) {
+  for (std::int64_t c = 0; c < pieces; ++c) {
+    __m512i rows[4];
+    for (std::int64_t i = 0; i < 4; ++i) {
+      const auto quarter = [&](std::int64_t lane) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + (4 * lane + i) * row_stride + 16 * c));
+      };
+      __m512i row = _mm512_castsi128_si512(quarter(0));
+      row = _mm512_inserti32x4(row, quarter(1), 1);
+      row = _mm512_inserti32x4(row, quarter(2), 2);
+      row = _mm512_inserti32x4(row, quarter(3), 3);
+      rows[i] = _mm512_xor_si512(row, flip);
+    }
+    const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]);
+    const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
+    const __m512i high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
+    std::uint8_t* column = out + 4 * c * column_stride;
+    _mm512_store_si512(column, _mm512_unpacklo_epi64(low01, low23));
+    _mm512_store_si512(column + column_stride, _mm512_unpackhi_epi64(low01, low23));
+    _mm512_store_si512(column + 2 * column_stride, _mm512_unpacklo_epi64(high01, high23));
+    _mm512_store_si512(column + 3 * column_stride, _mm512_unpackhi_epi64(high01, high23));
+  }
+}
+
+inline void widen_scales(const std::uint8_t* bf16, float* out) {
+  for (std::int64_t i = 0; i < kTokens; i += 16) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16 + 2 * i));
+    _mm512_store_si512(out + i, _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+}
+
+inline void unpack(const std::uint8_t* page, std::int64_t dim, UnpackedPage& out) {
+  const std::uint8_t* values = page + kTokens * dim;
+  const std::uint8_t* scales = values + kTokens * dim;
+  for (std::int64_t token = 0; token < kTokens; token += 16) {
+    transpose(page + token * dim, dim, dim / 16, out.keys + token * 4, kTokens * 4, _mm512_set1_epi8(-128));
+  }
+  for (std::int64_t d = 0; d < dim; d += 16) {
+    transpose(values + d * kTokens, kTokens, kTokens / 16, out.values + d * 4, dim * 4,
+              _mm512_setzero_si512());
+  }
+  widen_scales(scales, out.key_scales);
+  widen_scales(scales + 2 * kTokens, out.value_scales);
+}
+
+/// exp2 of two numbers.
+struct Pair {
+  float a;
+  float b;
+};
+inline Pair exp2_pair(float a, float b) {
+  const __m128 both = _mm512_castps512_ps128(exp2(_mm512_zextps128_ps512(_mm_set_ps(0.0F, 0.0F, b, a))));
+  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
+}
+
+/// What a merge does with the two outputs: state·a + next·b, or a copy into an empty state.
+enum class Merge { kSkip, kCopy, kFold };
+struct MergeStep {
+  Merge how;
+  Pair factor;
+};
+
+/// Merges maximum and denominator of `next` into `state`.
+inline MergeStep merge_scalars(State& state, float maximum, float denominator) {
+  if (empty({maximum, denominator, nullptr})) return {Merge::kSkip, {}};
+  if (empty(state)) {
+    state.maximum = maximum;
+    state.denominator = denominator;
+    return {Merge::kCopy, {}};
+  }
+  const float larger = maximum > state.maximum ? maximum : state.maximum;
+  const Pair factor = exp2_pair(state.maximum - larger, maximum - larger);
+  state.maximum = larger;
+  const float scaled = denominator * factor.b;
+  state.denominator =
+      _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(state.denominator), _mm_set_ss(factor.a), _mm_set_ss(scaled)));
+  return {Merge::kFold, factor};
+}
+
+/// Merges 16 channels.
+inline void merge_channels(const MergeStep& step, float* state, __m512 next) {
+  if (step.how == Merge::kCopy) _mm512_storeu_ps(state, next);
+  if (step.how != Merge::kFold) return;
+  const __m512 scaled = _mm512_mul_ps(next, _mm512_set1_ps(step.factor.b));
+  _mm512_storeu_ps(state, _mm512_fmadd_ps(_mm512_loadu_ps(state), _mm512_set1_ps(step.factor.a), scaled));
+}
+
+/// Appends `next` to `state`.
+inline void merge(State& state, const State& next, std::int64_t dim) {
+  const MergeStep step = merge_scalars(state, next.maximum, next.denominator);
+  for (std::int64_t d = 0; d < dim; d += 16) {
+    merge_channels(step, state.output + d, _mm512_loadu_ps(next.output + d));
+  }
+}
+
+inline void multiply(float* x, float factor, std::int64_t dim) {
+  for (std::int64_t d = 0; d < dim; d += 16) {
+    _mm512_storeu_ps(x + d, _mm512_mul_ps(_mm512_loadu_ps(x + d), _mm512_set1_ps(factor)));
+  }
+}
+
+inline void copy(const float* from, float* to, std::int64_t dim) {
+  for (std::int64_t d = 0; d < dim; d += 16) _mm512_storeu_ps(to + d, _mm512_loadu_ps(from + d));
+}
+
+inline void fill_zero(float* x, std::int64_t dim) {
+  for (std::int64_t d = 0; d < dim; d += 16) _mm512_storeu_ps(x + d, _mm512_setzero_ps());
+}
+
+/// A tile's weights as bytes, in two halves of 32 tokens: low bytes, then high bytes.
+struct TileWeights {
+  alignas(64) std::uint8_t bytes[2 * kTokens];
+  float unit;
+
+  std::int32_t low(std::int64_t quad) const { return dword(quad, 0); }
+  std::int32_t high(std::int64_t quad) const { return dword(quad, 32); }
+
+ private:
+  std::int32_t dword(std::int64_t quad, std::int64_t offset) const {
+    std::int32_t four = 0;
+    std::memcpy(&four, bytes + quad / 8 * 64 + offset + quad % 8 * 4, 4);
+    return four;
+  }
+};
+
+/// Scores to weights: the middle of the tile. `seen` has a bit for each token that counts.
+inline MergeStep weigh(const UnpackedPage& page, const __m512i* dots, std::uint64_t seen, float q_scale,
+                       State& state, TileWeights& out) {
+  __m512 p[4];
+  __m512 largest_score = _mm512_set1_ps(bits_to_float(kInfinityBits | 0x80000000U));
+  for (int g = 0; g < 4; ++g) {
+    const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(q_scale), _mm512_load_ps(page.key_scales + 16 * g));
+    p[g] = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[g]), scale);
+    const __mmask16 mask = static_cast<__mmask16>(seen >> (16 * g));
+    largest_score = _mm512_mask_max_ps(largest_score, mask, p[g], largest_score);
+  }
+  const float maximum = _mm512_reduce_max_ps(largest_score);
+
+  // 64 · 2^23 = 2^29 fits in the integer sum.
+  const __m512 magic = _mm512_set1_ps(exact::kMagic23);
+  __m512i sum = _mm512_setzero_si512();
+  __m512 largest = _mm512_setzero_ps();
+  for (int g = 0; g < 4; ++g) {
+    const __mmask16 mask = static_cast<__mmask16>(seen >> (16 * g));
+    p[g] = _mm512_maskz_mov_ps(mask, exp2(_mm512_sub_ps(p[g], _mm512_set1_ps(maximum))));
+    const __m512 fixed = _mm512_fmadd_ps(p[g], _mm512_set1_ps(exact::kDenominatorOne), magic);
+    sum = _mm512_add_epi32(sum, _mm512_sub_epi32(_mm512_castps_si512(fixed), _mm512_castps_si512(magic)));
+    p[g] = _mm512_mul_ps(p[g], _mm512_load_ps(page.value_scales + 16 * g));
+    largest = _mm512_max_ps(p[g], largest);
+  }
+  const float denominator = static_cast<float>(_mm512_reduce_add_epi32(sum)) * 0x1p-23F;
+
+  // Every value zero: the ratio would be 0/0.
+  const float top = _mm512_reduce_max_ps(largest);
+  const float ratio = top == 0.0F ? 0.0F : exact::kWeightMax / top;
+  out.unit = top / exact::kWeightMax;
+  __m512i w[4];
+  for (int g = 0; g < 4; ++g) w[g] = _mm512_castps_si512(_mm512_fmadd_ps(p[g], _mm512_set1_ps(ratio), magic));
+  // Weights are the low 16 bits; bytes 0 and 1 of each lane of two vectors go apart.
+  const __m512i four = _mm512_setr_epi32(
+      0x0C080400, 0x1C181410, 0x2C282420, 0x3C383430, 0x4C484440, 0x5C585450, 0x6C686460, 0x7C787470,
+      0x0D090501, 0x1D191511, 0x2D292521, 0x3D393531, 0x4D494541, 0x5D595551, 0x6D696561, 0x7D797571);
+  _mm512_store_si512(out.bytes, _mm512_permutex2var_epi8(w[0], four, w[1]));
+  _mm512_store_si512(out.bytes + 64, _mm512_permutex2var_epi8(w[2], four, w[3]));
+  return merge_scalars(state, maximum, denominator);
+}
+
+/// Adds 16·J channels of the tile, from channel d on, to the chunks of N rows.
+template <int N, int J>
+inline void add_values(const UnpackedPage& page, std::int64_t dim, std::int64_t d, const TileWeights* weights,
+                       const MergeStep* steps, Row* const* rows) {
+  // 65535 · 128 · 64 < 2^30 fits.
+  __m512i sums[N][J];
+  for (auto& row : sums) {
+    for (auto& sum : row) sum = _mm512_setzero_si512();
+  }
+  const auto pass = [&](bool high) {
+    for (std::int64_t quad = 0; quad < kTokens / 4; ++quad) {
+      const std::uint8_t* values = page.values + (quad * dim + d) * 4;
+      for (int n = 0; n < N; ++n) {
+        const __m512i w = _mm512_set1_epi32(high ? weights[n].high(quad) : weights[n].low(quad));
+        for (int j = 0; j < J; ++j) {
+          sums[n][j] = _mm512_dpbusd_epi32(sums[n][j], w, _mm512_load_si512(values + 64 * j));
+        }
+      }
+    }
+  };
+  pass(true);
+  for (auto& row : sums) {
+    for (auto& sum : row) sum = _mm512_slli_epi32(sum, 8);
+  }
+  pass(false);
+  for (int n = 0; n < N; ++n) {
+    for (int j = 0; j < J; ++j) {
+      const __m512 output = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[n][j]), _mm512_set1_ps(weights[n].unit));
+      merge_channels(steps[n], rows[n]->chunk.output + d + 16 * j, output);
+    }
+  }
+}
+
+/// Bits first..last of the tile that starts at token `start`; at least one.
+inline std::uint64_t tokens_seen(const Row& row, std::int64_t start) {
+  const std::int64_t first = row.first > start ? row.first - start : 0;
+  const std::int64_t last = row.last < start + kTokens ? row.last - start : kTokens;
+  return (~std::uint64_t{0} << first) & (~std::uint64_t{0} >> (kTokens - last));
+}
+
+/// Merges the page, whose first token is number `start` of the segment, into the chunks of N rows.
+template <int N>
+inline void attend(const UnpackedPage& page, std::int64_t dim, std::int64_t start, Row* const* rows) {
+  __m512i dots[N][4];
+  for (int n = 0; n < N; ++n) {
+    for (auto& dot : dots[n]) dot = _mm512_set1_epi32(rows[n]->bias);
+  }
+  for (std::int64_t quad = 0; quad < dim / 4; ++quad) {
+    const std::uint8_t* keys = page.keys + quad * kTokens * 4;
+    for (int n = 0; n < N; ++n) {
+      std::int32_t four = 0;
+      std::memcpy(&four, rows[n]->q + 4 * quad, 4);
+      for (int g = 0; g < 4; ++g) {
+        dots[n][g] =
+            _mm512_dpbusd_epi32(dots[n][g], _mm512_load_si512(keys + 64 * g), _mm512_set1_epi32(four));
+      }
+    }
+  }
+  TileWeights weights[N];
+  MergeStep steps[N];
+  for (int n = 0; n < N; ++n) {
+    Row& row = *rows[n];
+    steps[n] = weigh(page, dots[n], tokens_seen(row, start), row.scale, row.chunk, weights[n]);
+  }
+  std::int64_t d = 0;
+  for (; d + 64 <= dim; d += 64) add_values<N, 4>(page, dim, d, weights, steps, rows);
+  for (; d + 32 <= dim; d += 32) add_values<N, 2>(page, dim, d, weights, steps, rows);
+  for (; d < dim; d += 16) add_values<N, 1>(page, dim, d, weights, steps, rows);
+}
+
+/// The same for any number of rows.
+inline void attend_rows(const UnpackedPage& page, std::int64_t dim, std::int64_t start, Row* const* rows,
+                        std::int64_t count) {
+  while (count > 0) {
+    // Four at a time, but 9 rows as 3 + 3 + 3 rather than 4 + 4 + 1.
+    const std::int64_t turns = (count + 3) / 4;
+    const std::int64_t now = (count + turns - 1) / turns;
+    if (now == 4) attend<4>(page, dim, start, rows);
+    if (now == 3) attend<3>(page, dim, start, rows);
+    if (now == 2) attend<2>(page, dim, start, rows);
+    if (now == 1) attend<1>(page, dim, start, rows);
+    rows += now;
+    count -= now;
+  }
+}
+
+/// A tile of the one token 0 of its page: its weight is the largest, and its denominator 1.
+class SinglePage {
+ public:
+  SinglePage(const std::uint8_t* page, std::int64_t dim) : keys_(page), dim_(dim) {
+    const std::uint8_t* values = page + kTokens * dim;
+    const std::uint8_t* scales = values + kTokens * dim;
+    key_scale_ = widen(scales);
+    const float value_scale = widen(scales + 2 * kTokens);
+    const float unit = value_scale > 0.0F ? value_scale / exact::kWeightMax : 0.0F;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      const auto value = static_cast<std::int8_t>(values[d * kTokens]);
+      output_[d] = static_cast<float>(65535 * value) * unit;
+    }
+  }
+
+  const float* output() const { return output_; }
+
+  float score(const std::int8_t* q, float scale) const {
+    __m128i low = _mm_setzero_si128();
+    __m128i high = _mm_setzero_si128();
+    for (std::int64_t d = 0; d < dim_; d += 16) {
+      const __m256i a = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q + d)));
+      const __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys_ + d)));
+      const __m256i products = _mm256_madd_epi16(a, b);
+      low = _mm_add_epi32(low, _mm256_castsi256_si128(products));
+      high = _mm_add_epi32(high, _mm256_extracti128_si256(products, 1));
+    }
+    __m128i sum = _mm_add_epi32(low, high);
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+    return static_cast<float>(_mm_cvtsi128_si32(sum)) * (scale * key_scale_);
+  }
+
+ private:
+  static float widen(const std::uint8_t* bf16) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, bf16, 2);
+    return bits_to_float(static_cast<std::uint32_t>(bits) << 16);
+  }
+
+  const std::uint8_t* keys_;
+  std::int64_t dim_;
+  float key_scale_;
+  float output_[kMaxDim];
+};
+
+}  // namespace
+}  // namespace fieldprint::backend::avx512
