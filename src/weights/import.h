@@ -28,8 +28,9 @@ using Calibrate = std::function<Result<Calibration>(const ModelFile& draft)>;
 /// Called with bytes done and bytes in all.
 using ImportProgress = std::function<void(std::int64_t, std::int64_t)>;
 
-/// Converts a GGUF file. Deterministic: the same input gives the same bytes on every machine and backend. The draft
-/// that `calibrate` sees has zero key offsets and int16 activations for w8r. Writes beside `out`, then renames.
+/// Converts a GGUF file. Deterministic: the same input gives the same bytes on every machine and backend. The
+/// draft that `calibrate` sees has zero key offsets and int16 activations for w8r. Writes beside `out`, then
+/// renames.
 Result<std::unique_ptr<ModelFile>> import_gguf(const std::string& gguf, const std::string& out,
                                                const Calibrate& calibrate, const ImportProgress& progress);
 

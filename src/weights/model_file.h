@@ -36,7 +36,7 @@ struct ModelSpec {
 /// Tensors of one layer; pointers into the mapped file. Linears that read the same input are one matrix where
 /// their formats agree (parts.size() 1), else several, in the order named, stacked in the output.
 struct LayerWeights {
-  bool local = false;  ///< sliding-window layer
+  bool local = false;                          ///< sliding-window layer
   const float* attention_norm = nullptr;       ///< [dim]
   std::vector<backend::PackedWeight> qkv;      ///< rows (H + 2K)·D
   const float* q_norm = nullptr;               ///< [D] or null
@@ -54,8 +54,8 @@ struct LayerWeights {
 /// A mapped, fully checked .fpm file. Immutable; safe to share between threads.
 class ModelFile {
  public:
-  /// Maps and verifies `path`: layout, bounds, and the SHA-256 of every section. A truncated, altered or foreign
-  /// file is refused with an error that names what is wrong.
+  /// Maps and verifies `path`: layout, bounds, and the SHA-256 of every section. A truncated, altered or
+  /// foreign file is refused with an error that names what is wrong.
   static Result<std::unique_ptr<ModelFile>> open(const std::string& path);
   ~ModelFile();
   ModelFile(const ModelFile&) = delete;

@@ -1,0 +1,166 @@
+#include "weights/fpm_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "exact/format.h"
+
+namespace fieldprint::weights {
+namespace {
+
+template <class T>
+std::span<const std::uint8_t> bytes_of(const T& value) {
+  return {reinterpret_cast<const std::uint8_t*>(&value), sizeof(T)};
+}
+
+std::string directory_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+}  // namespace
+
+FpmWriter::FpmWriter(std::string destination, std::string temporary, int fd, std::uint32_t sections)
+    : destination_(std::move(destination)),
+      temporary_(std::move(temporary)),
+      fd_(fd),
+      expected_(sections),
+      end_(sizeof(FpmHeader) + std::uint64_t{sections} * sizeof(FpmSection)) {}
+
+FpmWriter::~FpmWriter() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!committed_) ::unlink(temporary_.c_str());
+}
+
+Result<std::unique_ptr<FpmWriter>> FpmWriter::create(const std::string& destination, std::uint32_t sections) {
+  // Unique in its directory: a writer that was killed may have left its file behind.
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    std::string temporary = fmt::format("{}.{}-{}.partial", destination, ::getpid(), attempt);
+    const int fd = ::open(temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0) {
+      return std::unique_ptr<FpmWriter>(new FpmWriter(destination, std::move(temporary), fd, sections));
+    }
+    if (errno != EEXIST) break;
+  }
+  return environment_error(fmt::format("cannot create a file beside {}: {}; choose another place with -o",
+                                       destination, std::strerror(errno)));
+}
+
+Error FpmWriter::failure(std::string_view action) const {
+  const int error = errno;
+  const std::string_view advice = error == ENOSPC || error == EDQUOT || error == EFBIG
+                                      ? "; free space there or choose another place with -o"
+                                      : "";
+  return environment_error(
+      fmt::format("cannot {} {}: {}{}", action, temporary_, std::strerror(error), advice));
+}
+
+Status FpmWriter::write_at(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return failure("write to");
+    offset += static_cast<std::uint64_t>(written);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return {};
+}
+
+Status FpmWriter::begin(const FpmSection& section) {
+  CHECK(!open_section_ && table_.size() < expected_);
+  const std::uint64_t offset = align_section(end_);
+  constexpr std::array<std::uint8_t, kFpmAlignment> kZeros{};
+  if (Status status = write_at(end_, std::span(kZeros).first(offset - end_)); !status) return status;
+  table_.push_back(section);
+  table_.back().offset = offset;
+  table_.back().bytes = 0;
+  end_ = offset;
+  hash_ = Sha256();
+  open_section_ = true;
+  return {};
+}
+
+Status FpmWriter::append(std::span<const std::uint8_t> bytes) {
+  CHECK(open_section_);
+  hash_.update(bytes);
+  if (Status status = write_at(end_, bytes); !status) return status;
+  end_ += bytes.size();
+  table_.back().bytes += bytes.size();
+  return {};
+}
+
+void FpmWriter::end() {
+  CHECK(open_section_);
+  table_.back().digest = hash_.finish();
+  open_section_ = false;
+}
+
+Status FpmWriter::add(const FpmSection& section, std::span<const std::uint8_t> bytes) {
+  if (Status status = begin(section); !status) return status;
+  if (Status status = append(bytes); !status) return status;
+  end();
+  return {};
+}
+
+Status FpmWriter::replace(std::size_t index, std::span<const std::uint8_t> bytes) {
+  CHECK(!open_section_ && index < table_.size());
+  FpmSection& section = table_[index];
+  if (section.bytes != bytes.size()) {
+    CHECK(index + 1 == table_.size(), "only the last section may change its length");
+    section.bytes = bytes.size();
+    end_ = section.offset + section.bytes;
+    if (::ftruncate(fd_, static_cast<off_t>(end_)) != 0) return failure("resize");
+  }
+  section.digest = sha256(bytes);
+  return write_at(section.offset, bytes);
+}
+
+void FpmWriter::set_activation(std::size_t index, std::uint8_t activation) {
+  CHECK(index < table_.size() && is_matrix(table_[index].kind));
+  table_[index].activation = activation;
+}
+
+Status FpmWriter::seal() {
+  CHECK(!open_section_ && table_.size() == expected_);
+  FpmHeader header{};
+  header.magic = kFpmMagic;
+  header.version = kFpmVersion;
+  header.section_count = expected_;
+  header.file_bytes = end_;
+  std::copy_n(exact::kCanonVersion, sizeof(exact::kCanonVersion), header.canon.begin());
+  const std::span<const std::uint8_t> table(reinterpret_cast<const std::uint8_t*>(table_.data()),
+                                            table_.size() * sizeof(FpmSection));
+  header.digest = Sha256().update(bytes_of(header)).update(table).finish();
+  if (Status status = write_at(sizeof(FpmHeader), table); !status) return status;
+  return write_at(0, bytes_of(header));
+}
+
+Status FpmWriter::commit() {
+  if (Status status = seal(); !status) return status;
+  if (::fsync(fd_) != 0) return failure("flush");
+  const int fd = std::exchange(fd_, -1);
+  if (::close(fd) != 0) return failure("close");
+  if (::rename(temporary_.c_str(), destination_.c_str()) != 0) {
+    return environment_error(
+        fmt::format("cannot rename {} to {}: {}", temporary_, destination_, std::strerror(errno)));
+  }
+  committed_ = true;
+  const std::string directory = directory_of(destination_);
+  const int directory_fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool durable = directory_fd >= 0 && ::fsync(directory_fd) == 0;
+  const int error = errno;
+  if (directory_fd >= 0) ::close(directory_fd);
+  if (!durable)
+    return environment_error(fmt::format("cannot flush directory {}: {}", directory, std::strerror(error)));
+  return {};
+}
+
+}  // namespace fieldprint::weights

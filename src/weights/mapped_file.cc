@@ -1,0 +1,67 @@
+#include "weights/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace fieldprint::weights {
+namespace {
+
+/// Closes the descriptor on every way out; a mapping outlives it.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+bool is_callers(int error) {
+  return error == ENOENT || error == EACCES || error == EPERM || error == ENOTDIR || error == ELOOP ||
+         error == ENAMETOOLONG || error == EISDIR;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(std::string path, std::span<const std::uint8_t> bytes)
+    : path_(std::move(path)), bytes_(bytes) {}
+
+MappedFile::~MappedFile() { ::munmap(const_cast<std::uint8_t*>(bytes_.data()), bytes_.size()); }
+
+Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::string& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) {
+    const int error = errno;
+    const std::string message = fmt::format("cannot open {}: {}", path, std::strerror(error));
+    return is_callers(error) ? caller_error(message) : environment_error(message);
+  }
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) {
+    return environment_error(fmt::format("cannot stat {}: {}", path, std::strerror(errno)));
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return caller_error(fmt::format("{} is not a regular file; give the path of a model file", path));
+  }
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (size == 0) return caller_error(fmt::format("{} is empty; fetch it again", path));
+  void* const address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (address == MAP_FAILED) {
+    return environment_error(
+        fmt::format("cannot map the {} bytes of {}: {}", size, path, std::strerror(errno)));
+  }
+  const auto* const data = static_cast<const std::uint8_t*>(address);
+  return std::unique_ptr<MappedFile>(new MappedFile(path, {data, size}));
+}
+
+}  // namespace fieldprint::weights
