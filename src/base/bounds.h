@@ -29,6 +29,14 @@ inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
 
+// Ledger.
+inline constexpr std::int64_t kMaxNoteBytes = 1 << 20;    ///< a signed note with all its signatures
+inline constexpr std::int64_t kMaxNoteSignatures = 100;
+inline constexpr std::int64_t kMaxKeyNameBytes = 256;
+inline constexpr std::int64_t kMaxKeyFileBytes = 4096;
+inline constexpr std::int64_t kMaxProofHashes = 64;       ///< an RFC 9162 proof in a tree below 2^64 leaves
+inline constexpr std::int64_t kMaxLeafBytes = 64LL << 20;
+
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;
 inline constexpr std::int64_t kMaxTextBytes = 1LL << 28;
