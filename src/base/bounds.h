@@ -23,6 +23,7 @@ inline constexpr std::int64_t kMaxArrayElements = 1 << 24;
 inline constexpr std::int64_t kMaxAnchorTokens = 1024;    ///< default for the sum over an anchor set
 inline constexpr std::int64_t kMaxAnchors = 64;           ///< anchors bound by one request
 inline constexpr std::int64_t kMaxAnchorBytes = 1 << 18;
+inline constexpr std::int64_t kMaxAnchorNameBytes = 256;
 inline constexpr std::int64_t kMaxBatch = 256;            ///< sequences in one step
 inline constexpr std::int64_t kMaxStepTokens = 8192;      ///< tokens in one step
 inline constexpr std::int64_t kMaxStopStrings = 16;
