@@ -8,24 +8,28 @@ namespace fieldprint::bounds {
 
 // Models.
 inline constexpr std::int64_t kMaxLayers = 512;
-inline constexpr std::int64_t kMaxHeads = 256;            ///< query heads, and so KV heads
+inline constexpr std::int64_t kMaxHeads = 256;  ///< query heads, and so KV heads
 inline constexpr std::int64_t kMaxHeadDim = 256;
-inline constexpr std::int64_t kMaxGroup = 16;             ///< query heads that share one KV head
-inline constexpr std::int64_t kMaxDim = 65536;            ///< columns of a linear: 255·128·65536 < 2^31
+inline constexpr std::int64_t kMaxGroup = 16;   ///< query heads that share one KV head
+inline constexpr std::int64_t kMaxDim = 65536;  ///< columns of a linear: 255·128·65536 < 2^31
 inline constexpr std::int64_t kMaxVocab = 1 << 20;
-inline constexpr std::int64_t kMaxContext = 1 << 20;      ///< tokens of one sequence
+inline constexpr std::int64_t kMaxContext = 1 << 20;  ///< tokens of one sequence
+inline constexpr std::int64_t kMaxMerges = 1 << 22;   ///< merges of a BPE vocabulary
+inline constexpr std::int64_t kMaxTokenBytes = 1024;  ///< text of one token
 inline constexpr std::int64_t kMaxTensors = 1 << 16;
 inline constexpr std::int64_t kMaxMetadataKeys = 1 << 16;
 inline constexpr std::int64_t kMaxStringBytes = 1 << 24;
 inline constexpr std::int64_t kMaxArrayElements = 1 << 24;
 
 // Requests.
-inline constexpr std::int64_t kMaxAnchorTokens = 1024;    ///< default for the sum over an anchor set
-inline constexpr std::int64_t kMaxAnchors = 64;           ///< anchors bound by one request
+inline constexpr std::int64_t kMaxAnchorTokens = 1024;  ///< default for the sum over an anchor set
+inline constexpr std::int64_t kMaxAnchors = 64;         ///< anchors bound by one request
 inline constexpr std::int64_t kMaxAnchorBytes = 1 << 18;
 inline constexpr std::int64_t kMaxAnchorNameBytes = 256;
 inline constexpr std::int64_t kMaxBatch = 256;            ///< sequences in one step
 inline constexpr std::int64_t kMaxStepTokens = 8192;      ///< tokens in one step
+inline constexpr std::int64_t kMaxBatch = 256;        ///< sequences in one step
+inline constexpr std::int64_t kMaxStepTokens = 8192;  ///< tokens in one step
 inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
@@ -37,6 +41,8 @@ inline constexpr std::int64_t kMaxKeyNameBytes = 256;
 inline constexpr std::int64_t kMaxKeyFileBytes = 4096;
 inline constexpr std::int64_t kMaxProofHashes = 64;       ///< an RFC 9162 proof in a tree below 2^64 leaves
 inline constexpr std::int64_t kMaxLeafBytes = 64LL << 20;
+// KV cache.
+inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
 
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;

@@ -21,8 +21,8 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Runs body(begin, end) over [0, count) in ranges of at most `grain` items taken from a shared counter, and
-  /// returns when all have run. Not reentrant; one caller at a time.
+  /// Runs body(begin, end) over [0, count) in ranges of at most `grain` items taken from a shared counter,
+  /// and returns when all have run. Not reentrant; one caller at a time.
   void parallel_for(std::int64_t count, std::int64_t grain,
                     const std::function<void(std::int64_t, std::int64_t)>& body);
 

@@ -9,7 +9,8 @@
 #include "exact/format.h"
 
 /// The scalar definition of every floating-point step in the token path. IEEE-754 binary32, round to
-/// nearest even, no contraction: the library is compiled with -ffp-contract=off and fma stands where it is written.
+/// nearest even, no contraction: the library is compiled with -ffp-contract=off and fma stands where it is
+/// written.
 namespace fieldprint::exact {
 
 inline float bits_to_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
@@ -87,13 +88,15 @@ struct QuantScale {
 };
 inline QuantScale quant_scale(float amax, float levels) {
   if (amax < kSmallestAmax) return {0.0F, 0.0F};
-  if (!(amax <= 3.402823466e38F)) return {0.0F, bits_to_float(0x7FC00000U)};
+  if (!(amax <= kMaxFloat)) return {0.0F, bits_to_float(0x7FC00000U)};
   return {levels / amax, amax / levels};
 }
 
 /// Quantised value of x under `inverse`; x·inverse is within ±(levels+1/2) by construction.
 /// With inverse 0 the answer is 0 whatever x is.
-inline std::int32_t quantise(float x, float inverse) { return inverse == 0.0F ? 0 : round_to_int(x * inverse); }
+inline std::int32_t quantise(float x, float inverse) {
+  return inverse == 0.0F ? 0 : round_to_int(x * inverse);
+}
 
 /// bf16 nearest to a positive finite float, ties to even, as its 16 bits.
 inline std::uint16_t to_bf16(float x) {

@@ -11,21 +11,24 @@ inline constexpr char kCanonVersion[] = "canon-0";
 // Layout of packed linear weights: 16 output rows share a tile, four columns a lane.
 inline constexpr int kTileRows = 16;
 inline constexpr int kLaneCols = 4;
-inline constexpr int kBlockCols = 32;                                        ///< columns of one w4g32 block
+inline constexpr int kBlockCols = 32;  ///< columns of one w4g32 block
 inline constexpr int kW4TileBlockBytes = kTileRows * kBlockCols / 2 + kTileRows * 4;  ///< 320: nibbles, d, m
 
 // Quantisers.
 inline constexpr float kA8Max = 127.0F;
-inline constexpr float kA16Max = 32512.0F;         ///< 127·256: both balanced digits fit in int8
-inline constexpr float kSmallestAmax = 0x1p-100F;  ///< rows below are zero rows: their reciprocal would overflow
+inline constexpr float kA16Max = 32512.0F;  ///< 127·256: both balanced digits fit in int8
+inline constexpr float kMaxFloat = 3.402823466e38F;
+inline constexpr float kSmallestAmax =
+    0x1p-100F;  ///< rows below are zero rows: their reciprocal would overflow
 
 // Attention.
-inline constexpr int kPageTokens = 64;        ///< tile = page
-inline constexpr int kChunkTiles = 8;         ///< 512 tokens
-inline constexpr int kGroupTiles = 32;        ///< 2,048 tokens
-inline constexpr float kWeightMax = 65535.0F; ///< attention weights are 16-bit, relative to their tile's largest
+inline constexpr int kPageTokens = 64;  ///< tile = page
+inline constexpr int kChunkTiles = 8;   ///< 512 tokens
+inline constexpr int kGroupTiles = 32;  ///< 2,048 tokens
+inline constexpr float kWeightMax =
+    65535.0F;  ///< attention weights are 16-bit, relative to their tile's largest
 inline constexpr float kDenominatorOne = 0x1p23F;
-inline constexpr float kMagic23 = 0x1p23F;    ///< fma(x, y, 2^23) leaves round(x·y) in its low 23 bits
+inline constexpr float kMagic23 = 0x1p23F;  ///< fma(x, y, 2^23) leaves round(x·y) in its low 23 bits
 inline constexpr std::uint32_t kMagic23Bits = 0x4B000000U;
 
 // exp2: argument clamp, round-to-nearest constant, and the polynomial of 2^f on [-1/2, 1/2].
@@ -44,7 +47,7 @@ inline constexpr float kGeluCubic = 0x1.a5a7d0p-4F;   ///< the same times 0.0447
 // Rotary tables are factored: position = 256·high + low.
 inline constexpr int kRopeLow = 256;
 
-// Sampling: probabilities are integers in units of 2^-31 of the largest.
-inline constexpr float kProbabilityOne = 0x1p31F;
+// Sampling: probabilities are integers in units of 2^-30 of the largest.
+inline constexpr float kProbabilityOne = 0x1p30F;
 
 }  // namespace fieldprint::exact

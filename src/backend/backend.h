@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "backend/ops.h"
+#include "base/sha256.h"
+
+namespace fieldprint::backend {
+
+/// Pages of blocks to hash where they live.
+struct PageDigestArgs {
+  const std::uint8_t* pool;
+  std::int64_t block_stride;
+  std::int64_t page_bytes;
+  std::int64_t pages;  ///< per block, contiguous from the block's start
+  std::span<const std::int32_t> blocks;
+};
+
+/// The one interface between the model and a device. Operations are ordered; results may be read after
+/// synchronize(). Every member is implemented by every backend, and every backend gives the same bits.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;
+
+  /// 64-byte aligned device memory, not initialised and not touched; never null (stops the process instead).
+  virtual std::uint8_t* allocate(std::int64_t bytes) = 0;
+  virtual void release(std::uint8_t* memory) = 0;
+  /// Where the device reads `bytes` bytes of constant host data: the same address, or a copy that lives as
+  /// long as the backend.
+  virtual const void* adopt(const void* host, std::int64_t bytes) = 0;
+  virtual void upload(void* device, const void* host, std::int64_t bytes) = 0;
+  virtual void download(void* host, const void* device, std::int64_t bytes) = 0;
+  /// Device memory as the host may read it, valid until the next operation: the memory itself or a copy.
+  virtual const void* host_view(const void* device, std::int64_t bytes) = 0;
+  virtual void copy(void* to, const void* from, std::int64_t bytes) = 0;
+  virtual void clear(void* device, std::int64_t bytes) = 0;
+  virtual void synchronize() = 0;
+
+  virtual void embed(const EmbedArgs& args, std::int32_t tokens) = 0;
+  virtual void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens) = 0;
+  virtual void norm_add(const NormAddArgs& args, std::int32_t tokens) = 0;
+  virtual void quantize(const QuantizeArgs& args, std::int32_t tokens) = 0;
+  virtual void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens) = 0;
+  virtual void linear(const LinearArgs& args) = 0;
+  virtual void rope_append(const RopeAppendArgs& args, std::int32_t tokens) = 0;
+  /// `args` without its items; the backend cuts the work of the sequences into items itself.
+  virtual void attention(const AttentionArgs& args, std::int32_t sequences) = 0;
+  virtual void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) = 0;
+  /// SHA-256 of each page; `digests` [blocks][pages] is host memory, complete on return.
+  virtual void page_digests(const PageDigestArgs& args, std::span<Digest> digests) = 0;
+};
+
+}  // namespace fieldprint::backend

@@ -1,0 +1,115 @@
+#include "backend/cpu_backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "backend/attention_plan.h"
+#include "base/check.h"
+#include "base/thread_pool.h"
+#include "exact/format.h"
+
+namespace fieldprint::backend {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const CpuKernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+
+  std::string_view name() const override { return kernels_.name; }
+
+  std::uint8_t* allocate(std::int64_t bytes) override {
+    constexpr std::size_t kAlign = 64;
+    const std::size_t rounded = (static_cast<std::size_t>(bytes) + kAlign - 1) / kAlign * kAlign;
+    void* memory = std::aligned_alloc(kAlign, std::max(rounded, kAlign));
+    CHECK(memory != nullptr, "out of memory for {} bytes", bytes);
+    return static_cast<std::uint8_t*>(memory);
+  }
+  void release(std::uint8_t* memory) override { std::free(memory); }
+  const void* adopt(const void* host, std::int64_t) override { return host; }
+  void upload(void* device, const void* host, std::int64_t bytes) override { copy(device, host, bytes); }
+  void download(void* host, const void* device, std::int64_t bytes) override { copy(host, device, bytes); }
+  const void* host_view(const void* device, std::int64_t) override { return device; }
+  void copy(void* to, const void* from, std::int64_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+  void clear(void* device, std::int64_t bytes) override {
+    if (bytes > 0) std::memset(device, 0, static_cast<std::size_t>(bytes));
+  }
+  void synchronize() override {}
+
+  void embed(const EmbedArgs& args, std::int32_t tokens) override { rows(kernels_.embed, args, tokens); }
+  void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens) override {
+    rows(kernels_.norm_quantize, args, tokens);
+  }
+  void norm_add(const NormAddArgs& args, std::int32_t tokens) override {
+    rows(kernels_.norm_add, args, tokens);
+  }
+  void quantize(const QuantizeArgs& args, std::int32_t tokens) override {
+    rows(kernels_.quantize, args, tokens);
+  }
+  void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens) override {
+    rows(kernels_.gated_quantize, args, tokens);
+  }
+  void rope_append(const RopeAppendArgs& args, std::int32_t tokens) override {
+    rows(kernels_.rope_append, args, tokens);
+  }
+
+  void linear(const LinearArgs& args) override {
+    const std::int64_t tiles = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows;
+    // A few ranges a thread even out the cores; pairs of tiles suit the kernels' register blocks.
+    const std::int64_t ranges = pool_.size() == 1 ? 1 : pool_.size() * 4;
+    const std::int64_t grain = std::max<std::int64_t>((tiles / ranges + 3) / 4 * 4, 4);
+    run(kernels_.linear, args, tiles, grain);
+  }
+
+  void attention(const AttentionArgs& args, std::int32_t sequences) override {
+    // The plan depends on the sequences alone, which are the same for every layer of a step.
+    const AttentionPlan plan =
+        plan_attention({args.sequences, static_cast<std::size_t>(sequences)}, args.kv_heads);
+    AttentionArgs planned = args;
+    planned.preface_items = plan.preface.data();
+    planned.context_items = plan.context.data();
+    run(kernels_.attention_preface, planned, static_cast<std::int64_t>(plan.preface.size()), 1);
+    run(kernels_.attention_context, planned, static_cast<std::int64_t>(plan.context.size()), 1);
+  }
+
+  void probabilities(const ProbabilitiesArgs& args, std::int32_t count) override {
+    run(kernels_.probabilities, args, count, 1);
+  }
+
+  void page_digests(const PageDigestArgs& args, std::span<Digest> digests) override {
+    const std::int64_t count = static_cast<std::int64_t>(args.blocks.size()) * args.pages;
+    CHECK(static_cast<std::int64_t>(digests.size()) == count);
+    pool_.parallel_for(count, 4, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t block = args.blocks[static_cast<std::size_t>(i / args.pages)];
+        const std::uint8_t* page = args.pool + block * args.block_stride + i % args.pages * args.page_bytes;
+        digests[static_cast<std::size_t>(i)] = sha256({page, static_cast<std::size_t>(args.page_bytes)});
+      }
+    });
+  }
+
+ private:
+  template <class Args>
+  void run(void (*kernel)(const Args&, std::int64_t, std::int64_t), const Args& args, std::int64_t items,
+           std::int64_t grain) {
+    pool_.parallel_for(items, grain, [&](std::int64_t begin, std::int64_t end) { kernel(args, begin, end); });
+  }
+
+  template <class Args>
+  void rows(void (*kernel)(const Args&, std::int64_t, std::int64_t), const Args& args, std::int64_t tokens) {
+    run(kernel, args, tokens, std::max<std::int64_t>(tokens / (pool_.size() * 4), 1));
+  }
+
+  const CpuKernels& kernels_;
+  ThreadPool pool_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuKernels& kernels, int threads) {
+  return std::make_unique<CpuBackend>(kernels, threads);
+}
+
+}  // namespace fieldprint::backend

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <vector>
+
+#include "core/request.h"
+#include "engine/stop_matcher.h"
+#include "kv/block_table.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fieldprint::engine {
+
+using Clock = std::chrono::steady_clock;
+
+/// A request under way.
+struct Sequence {
+  Sequence(core::SequenceId sequence_id, core::Request asked, kv::BlockTable blocks,
+           const tokenizer::Tokenizer& tokenizer)
+      : id(sequence_id),
+        request(std::move(asked)),
+        tokens(request.prompt),
+        table(std::move(blocks)),
+        decoder(tokenizer),
+        stop(request.stop) {}
+
+  core::SequenceId id;
+  core::Request request;
+  std::vector<std::int32_t> tokens;  ///< prompt and output
+  kv::BlockTable table;              ///< holds the first table.size() of them
+  bool running = false;
+  std::int64_t step_tokens = 0;  ///< of the current step
+
+  tokenizer::StreamDecoder decoder;
+  StopMatcher stop;
+  core::Answer answer;
+  std::vector<double> mass_sum;  ///< [layers], over the output tokens so far
+  std::optional<Clock::time_point> admitted;
+  std::optional<Clock::time_point> first_token;
+
+  std::int64_t prompt_tokens() const { return static_cast<std::int64_t>(request.prompt.size()); }
+  std::int64_t left() const { return static_cast<std::int64_t>(tokens.size()) - table.size(); }
+};
+
+}  // namespace fieldprint::engine

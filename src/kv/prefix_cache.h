@@ -1,0 +1,186 @@
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/sha256.h"
+#include "kv/block_digest.h"
+#include "kv/block_key.h"
+#include "kv/block_pool.h"
+
+namespace fieldprint::kv {
+
+/// The lock/evict contract. A block is in one of these states; only the arrows are legal, everything else
+/// is a CHECK.
+///
+///   free       nobody holds it; its bytes mean nothing
+///   exclusive  one table holds it, not sealed: the only state in which it may be written
+///   shared     sealed, or held by several tables: read-only
+///   cached     sealed and indexed, held by no table: may be evicted
+///   pinned     sealed and indexed, its key leased: read-only, never evicted, whoever holds it or not
+///
+///   free → exclusive      acquire
+///   exclusive → shared    seal; retain (fork)
+///   exclusive → free      release
+///   shared → exclusive    release down to one table, if not sealed; make_writable, if sealed, not indexed
+///                         and held by one table
+///   shared → cached       release by the last table, if indexed and the cache is on
+///   shared → free         release by the last table, otherwise
+///   cached → shared       match
+///   cached → free         eviction, least recently used first
+///   shared, cached → pinned   a lease on its key; seal under a leased key
+///   pinned → shared, cached, free   the last lease ends (free: no table, and the cache is off)
+///   any indexed → not indexed       discard, with its descendants: free, or shared until released
+///
+/// Tables release their last block first, so that a chain is evicted from its end and what stays cached is
+/// always reachable from the root.
+enum class BlockState : std::uint8_t { kFree, kExclusive, kShared, kCached, kPinned };
+
+class PrefixCache;
+
+/// Keeps the sink and anchor blocks of an anchor set in the pool while the set is in force: from their seal
+/// (or from now, if they are sealed) until the lease ends. Leases on the same keys count. Must not outlive
+/// its cache.
+class AnchorLease {
+ public:
+  AnchorLease() = default;
+  AnchorLease(AnchorLease&& other) noexcept;
+  AnchorLease& operator=(AnchorLease&& other) noexcept;
+  ~AnchorLease() { end(); }
+
+  std::span<const BlockKey> keys() const { return keys_; }
+  void end();
+
+ private:
+  friend class PrefixCache;
+  AnchorLease(PrefixCache& cache, std::vector<BlockKey> keys) : cache_(&cache), keys_(std::move(keys)) {}
+
+  PrefixCache* cache_ = nullptr;
+  std::vector<BlockKey> keys_;
+};
+
+/// A full block on its way into the cache.
+struct SealRequest {
+  BlockKey parent;  ///< of the block before it in the table; the root for a sink
+  BlockKey key;
+  BlockId block;  ///< exclusive, or shared by a fork; already sealed blocks are left as they are
+  core::Segment segment;
+};
+
+/// What the cache holds and did.
+struct CacheStats {
+  std::int64_t cached_blocks = 0;  ///< evictable now
+  std::int64_t pinned_blocks = 0;
+  std::uint64_t evictions = 0;
+  std::uint64_t duplicates = 0;  ///< blocks computed twice and folded into one
+};
+
+/// Index of sealed blocks by content, and the tables' only way to the pool. With caching off, sink and
+/// anchor blocks are still shared while a table or a lease holds them, and context blocks never are.
+/// Not thread-safe: the engine's thread owns it. The pool must outlive the cache.
+class PrefixCache {
+ public:
+  PrefixCache(BlockPool& pool, PageHasher hasher, bool enabled = true);
+  PrefixCache(const PrefixCache&) = delete;
+  PrefixCache& operator=(const PrefixCache&) = delete;
+  /// Every table and lease must be gone.
+  ~PrefixCache();
+
+  BlockPool& pool() { return pool_; }
+  const BlockPool& pool() const { return pool_; }
+  bool enabled() const { return enabled_; }
+
+  /// Blocks that acquire() can still hand out: free or cached.
+  std::int64_t available_blocks() const;
+  BlockState state(BlockId block) const;
+  CacheStats stats() const;
+
+  /// A zeroed exclusive block; evicts the least recently used cached block if none is free. Empty if there
+  /// is nothing to evict.
+  std::optional<BlockId> acquire();
+  /// One more table holds the block.
+  void retain(BlockId block);
+  /// One table less holds the block.
+  void release(BlockId block);
+  /// An exclusive block with the bytes of `block`, in exchange for the caller's hold on it; it may be
+  /// `block` itself. Empty, and nothing changed, if a copy is needed and no block is available.
+  std::optional<BlockId> make_writable(BlockId block);
+
+  /// The indexed blocks of the longest cached prefix of `keys`, each retained for the caller's table.
+  std::vector<BlockId> match(std::span<const BlockKey> keys);
+  /// The same without taking them: how many blocks match, and how many of these are cached (available now,
+  /// and no longer once matched) and pinned.
+  struct Probe {
+    std::int64_t blocks = 0;
+    std::int64_t cached = 0;
+    std::int64_t pinned = 0;
+  };
+  Probe probe(std::span<const BlockKey> keys) const;
+
+  /// Hashes full, completely written blocks and makes them read-only; indexes them if caching is on or they
+  /// are sink or anchors. Returns for each request the block that the table must use from now on: if its
+  /// key is indexed already, the indexed one (the request's own is released; their digests must be equal).
+  /// Parents come before their children.
+  std::vector<BlockId> seal(std::span<const SealRequest> requests);
+  bool sealed(BlockId block) const;
+  /// Digest of the bytes at the time of sealing; the block must be sealed.
+  const Digest& digest(BlockId block) const;
+  /// Digests of blocks as they are, sealed (kept) or not (computed now).
+  std::vector<Digest> digests(std::span<const BlockId> blocks) const;
+
+  /// Hashes a sealed block again: false if its bytes changed. For scrubbers and for blocks that come back
+  /// from elsewhere.
+  bool intact(BlockId block) const;
+  /// Takes a damaged sealed block and everything computed after it out of the index, so that nobody new
+  /// finds them. Returns the blocks that are still held by tables: these sequences must recompute.
+  std::vector<BlockId> discard(BlockId block);
+  /// Evicts every cached block.
+  void clear();
+
+  /// Pins the blocks with these keys (a sink and its anchors, in table order).
+  [[nodiscard]] AnchorLease lease(std::vector<BlockKey> keys);
+
+ private:
+  friend class AnchorLease;
+
+  /// What the cache knows of a block beyond the pool's count, which includes one for the index.
+  struct Entry {
+    bool sealed = false;
+    bool indexed = false;
+    BlockKey key;
+    BlockKey parent;
+    Digest digest{};
+    bool evictable = false;
+    std::list<BlockId>::iterator lru;  ///< valid while evictable
+  };
+
+  Entry& entry(BlockId block);
+  const Entry& entry(BlockId block) const;
+  std::int32_t holders(BlockId block) const;
+  bool leased(const BlockKey& key) const;
+  void refresh(BlockId block);
+  void make_evictable(BlockId block);
+  void make_unevictable(BlockId block);
+  void remove_from_index(BlockId block);
+  void evict_one();
+  BlockId seal_one(const SealRequest& request, const Digest& digest);
+  void end_lease(std::span<const BlockKey> keys);
+
+  BlockPool& pool_;
+  PageHasher hasher_;
+  bool enabled_;
+  std::vector<Entry> entries_;  ///< [blocks]
+  std::unordered_map<BlockKey, BlockId, BlockKeyHash> index_;
+  std::unordered_map<BlockKey, std::int64_t, BlockKeyHash> leases_;
+  std::list<BlockId> lru_;  ///< evictable blocks, least recently used first
+  std::int64_t pinned_blocks_ = 0;
+  std::uint64_t evictions_ = 0;
+  std::uint64_t duplicates_ = 0;
+};
+
+}  // namespace fieldprint::kv

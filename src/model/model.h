@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/block_layout.h"
+#include "model/workspace.h"
+#include "weights/import.h"
+#include "weights/model_file.h"
+
+namespace fieldprint::model {
+
+/// One sequence's part of a step: tokens at consecutive positions whose KV goes to the blocks of its table.
+struct SequenceSlice {
+  std::span<const std::int32_t> tokens;
+  std::int32_t first_position = 0;
+  std::int32_t anchor_tokens = 0;
+  /// Block ids in table order: sink, anchors, context; long enough for the last token.
+  const std::int32_t* blocks = nullptr;
+  float floor_odds = 0;
+  float ceiling_odds = 0;
+  /// How many of the last tokens get logits.
+  std::int32_t logits = 0;
+};
+
+/// The block pool as kernels see it.
+struct KvView {
+  std::uint8_t* pool = nullptr;
+  std::int64_t block_stride = 0;
+};
+
+/// Runs the transformer on a backend. One instance serves one stream of steps; the weights are shared.
+class Model {
+ public:
+  /// `max_tokens` bounds the tokens of one step.
+  Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens);
+
+  const weights::ModelSpec& spec() const { return file_.spec(); }
+  std::int32_t max_tokens() const { return max_tokens_; }
+  /// Rows that one call of logits() may ask for.
+  std::int32_t max_logit_rows() const { return max_logit_rows_; }
+
+  /// A ragged batch: prefill chunks and decode steps in any mixture. Writes the new tokens' KV and leaves
+  /// their final hidden states for logits(). Returns for each slice whether every activation was finite.
+  std::vector<bool> forward(std::span<const SequenceSlice> slices, KvView kv);
+
+  /// Logits of rows first.. of the last forward, in slice order: [count][vocab], until the next operation.
+  std::span<const float> logits(std::int32_t first, std::int32_t count);
+  /// Replaces row `row` of the last logits() call, for penalties.
+  void set_logits(std::int32_t row, std::span<const float> logits);
+  /// Fixed-point probabilities [vocab] of row `row` of the last logits() call, in units of 2^-30 of the
+  /// largest, of softmax(logits·scale·ln 2). Until the next operation.
+  std::span<const std::int32_t> probabilities(std::int32_t row, float scale);
+  /// Share of the anchors in each layer's attention, mean over heads, for a row counted as in logits().
+  /// [layers]
+  std::vector<float> anchor_mass(std::int32_t row) const;
+
+  /// Quantises the inputs of every w8r linear of `role` to `format` from here on: how calibration tries a format.
+  void use_activation(weights::LinearRole role, backend::ActivationFormat format);
+
+  backend::Backend& backend() const { return backend_; }
+
+ private:
+  void upload_inputs(std::span<const SequenceSlice> slices);
+  void layer(std::int32_t index, std::span<const backend::AttentionSequence> sequences, KvView kv);
+  void attend(std::int32_t index, std::span<const backend::AttentionSequence> sequences, KvView kv);
+  /// residual += output of a linear on `input`, through the post-norm where the model has one.
+  void add_output(const backend::PackedWeight& w, const backend::QuantRows& input, const float* post_norm);
+  /// Norms the residual and multiplies it by each part, stacking the results in `out`.
+  void project(std::span<const backend::PackedWeight> parts, const float* norm, float* out,
+               std::int64_t stride);
+
+  const weights::ModelFile& file_;
+  std::vector<weights::LayerWeights> layers_;  ///< as the device reads them
+  backend::PackedWeight embedding_;
+  backend::PackedWeight output_;
+  const float* output_norm_;
+  backend::Backend& backend_;
+  std::int32_t max_tokens_;
+  std::int32_t max_logit_rows_;
+  Workspace space_;
+  std::int32_t tokens_ = 0;               ///< of the current step
+  std::vector<std::int32_t> logit_rows_;  ///< token row of each logit row
+};
+
+}  // namespace fieldprint::model

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "core/sampling.h"
+
+namespace fieldprint::sampler {
+
+/// Refuses settings outside their ranges, naming the setting and its range.
+Status check(const SamplingSettings& settings);
+
+/// Access to one row of logits where the backend keeps them.
+struct LogitRow {
+  std::span<const float> logits;  ///< [vocab]
+  /// round(2^30·exp2((logit − maximum)·scale)) for every token.
+  std::function<std::span<const std::int32_t>(float scale)> probabilities;
+};
+
+struct TokenLogprob {
+  std::int32_t token;
+  float logprob;  ///< natural logarithm, at temperature 1
+};
+
+struct Pick {
+  std::int32_t token = 0;
+  float logprob = 0;                      ///< of `token`; 0 unless logprobs were asked for
+  std::vector<TokenLogprob> most_likely;  ///< the asked number, the most likely first
+};
+
+/// Divides the positive and multiplies the negative logits of every token in `history` by `penalty`, once
+/// each (Keskar et al. 2019, CTRL).
+void penalise(std::span<float> logits, std::span<const std::int32_t> history, float penalty);
+
+/// Chooses the token at `position` of its sequence. Everything after the probabilities is integer arithmetic;
+/// ties go to the smaller token id. `logprobs` < 0: none are computed. An error when the logits are not
+/// finite.
+Result<Pick> pick(const LogitRow& row, const SamplingSettings& settings, std::int64_t position,
+                  std::int32_t logprobs);
+
+}  // namespace fieldprint::sampler
