@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "base/sha256.h"
 #include "kv/block_pool.h"

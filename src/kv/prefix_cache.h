@@ -98,6 +98,8 @@ class PrefixCache {
   /// Blocks that acquire() can still hand out: free or cached.
   std::int64_t available_blocks() const;
   BlockState state(BlockId block) const;
+  /// Tables that hold the block.
+  std::int32_t holders(BlockId block) const;
   CacheStats stats() const;
 
   /// A zeroed exclusive block; evicts the least recently used cached block if none is free. Empty if there
@@ -123,9 +125,9 @@ class PrefixCache {
   Probe probe(std::span<const BlockKey> keys) const;
 
   /// Hashes full, completely written blocks and makes them read-only; indexes them if caching is on or they
-  /// are sink or anchors. Returns for each request the block that the table must use from now on: if its
-  /// key is indexed already, the indexed one (the request's own is released; their digests must be equal).
-  /// Parents come before their children.
+  /// are sink or anchors, and their parent is indexed. Returns for each request the block that the table must
+  /// use from now on: if its key is indexed already, the indexed one (the request's own is released; their
+  /// digests must be equal). Parents come before their children.
   std::vector<BlockId> seal(std::span<const SealRequest> requests);
   bool sealed(BlockId block) const;
   /// Digest of the bytes at the time of sealing; the block must be sealed.
@@ -161,7 +163,6 @@ class PrefixCache {
 
   Entry& entry(BlockId block);
   const Entry& entry(BlockId block) const;
-  std::int32_t holders(BlockId block) const;
   bool leased(const BlockKey& key) const;
   void refresh(BlockId block);
   void make_evictable(BlockId block);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 
@@ -19,7 +20,7 @@ class FairShare {
   void leave(core::TenantId tenant);
   /// The tenant was given `tokens` computed tokens (cached ones are free).
   void charge(core::TenantId tenant, std::int64_t tokens);
-  /// Its counter; 0 for a tenant that never entered.
+  /// Its counter; for a tenant without one, what it would start at.
   std::int64_t served(core::TenantId tenant) const;
   /// Counters kept; idle tenants are forgotten once their counter says nothing.
   std::size_t size() const { return tenants_.size(); }
@@ -30,7 +31,8 @@ class FairShare {
     std::int64_t sequences = 0;
   };
 
-  void forget_idle();
+  /// Also forgets idle tenants at or below the floor: they would start there anyway.
+  void raise_floor();
 
   std::map<core::TenantId, Tenant> tenants_;
   std::int64_t floor_ = 0;  ///< smallest counter of tenants with work, never falls

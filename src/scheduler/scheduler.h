@@ -75,22 +75,22 @@ struct Decision {
 /// The rules, in order:
 ///  1. What cannot fit alone is impossible.
 ///  2. Every running sequence must be able to take one more token. While blocks do not suffice for that, the
-///     youngest running sequence is preempted (its unpinned blocks; never anchors').
+///     youngest running sequence is preempted (its unpinned blocks; never anchors'), but never the oldest.
 ///  3. Decodes run, one token each.
 ///  4. What is left of step_tokens goes to prefill chunks, one a sequence: the tenant with the smallest
 ///     FairShare counter first, oldest sequence first within a tenant (running before waiting). The block
 ///     that rule 2 keeps for every other running sequence stays its own.
 ///  5. A waiting sequence is admitted when its turn comes and its whole prompt fits beside what running
 ///     prefills still need, with one spare block for each running sequence; if it does not fit, nobody
-///     overtakes it: admission stops for this step. Nobody is admitted in a step that preempts.
+///     overtakes it: admission stops for this step. Nobody is admitted unless every running sequence goes on.
 ///
 /// Guaranteed for every input (CHECKs in decide, seeded simulations in the tests), given that all blocks
 /// neither available nor pinned are held by `running`:
 ///  - budgets: Σ run.tokens ≤ step_tokens, chunk ≤ prefill_chunk, running + admitted ≤ max_batch;
 ///  - blocks: what run and admit take is ≤ available_blocks; nothing counts on blocks that a preemption in
 ///    the same decision frees, beyond reclaimable_blocks;
-///  - progress: the decision is empty only if there is nothing to do; the oldest running sequence is
-///    preempted only if it is the last and does not fit, so some sequence always comes nearer to its end;
+///  - progress: the decision is empty only if there is nothing to do; the oldest running sequence is never
+///    preempted, so some sequence always comes nearer to its end;
 ///  - no starvation: a waiting sequence is overtaken only by tenants with a smaller counter, which grows.
 Decision decide(std::span<const SequenceView> waiting, std::span<const SequenceView> running,
                 const Budgets& budgets, const FairShare& shares);

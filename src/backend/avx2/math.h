@@ -1,0 +1,107 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "exact/format.h"
+
+/// exact/arith.h for vectors of 8 floats: the same operations in the same order, so the same bits.
+/// Everything has internal linkage, because code compiled here may not be linked into baseline code.
+namespace fieldprint::backend::avx2 {
+namespace {
+
+inline std::uint32_t float_to_bits(float value) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float bits_to_float(std::uint32_t bits) {
+  float value = 0.0F;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// 32 consecutive floats, or the 32 lanes of a reduction.
+struct Lanes32 {
+  __m256 part[4];
+};
+
+inline Lanes32 load32(const float* x) {
+  return {{_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8), _mm256_loadu_ps(x + 16), _mm256_loadu_ps(x + 24)}};
+}
+
+/// exact::exp2 of each lane. max and min return their second operand where one is NaN, so a NaN goes through.
+inline __m256 exp2(__m256 x) {
+  x = _mm256_max_ps(_mm256_set1_ps(-exact::kExp2Limit), x);
+  x = _mm256_min_ps(_mm256_set1_ps(exact::kExp2Limit), x);
+  const __m256 magic = _mm256_set1_ps(exact::kRoundMagic);
+  const __m256 shifted = _mm256_add_ps(x, magic);
+  const __m256 f = _mm256_sub_ps(x, _mm256_sub_ps(shifted, magic));
+  __m256 p = _mm256_set1_ps(exact::kExp2C5);
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(exact::kExp2C4));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(exact::kExp2C3));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(exact::kExp2C2));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(exact::kExp2C1));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0F));
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
+}
+
+/// exact::reduce_lanes of the 32 partial sums.
+inline float reduce_lanes(const Lanes32& lanes) {
+  const __m256 by8 =
+      _mm256_add_ps(_mm256_add_ps(lanes.part[0], lanes.part[2]), _mm256_add_ps(lanes.part[1], lanes.part[3]));
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+
+/// exact::inverse_rms of `size` floats, a multiple of 32.
+inline float inverse_rms(const float* x, std::int64_t size, float epsilon) {
+  Lanes32 sums{};
+  for (std::int64_t i = 0; i < size; i += 32) {
+    const Lanes32 v = load32(x + i);
+    for (int j = 0; j < 4; ++j) sums.part[j] = _mm256_fmadd_ps(v.part[j], v.part[j], sums.part[j]);
+  }
+  const float mean = reduce_lanes(sums) / static_cast<float>(size);
+  return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
+}
+
+/// One step of exact::abs_max: magnitudes compare as integers, so that a NaN is larger than everything.
+inline __m256i max_magnitude(__m256i largest, __m256 x) {
+  const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7FFFFFFF));
+  return _mm256_max_epu32(largest, magnitude);
+}
+
+/// The largest of the 8 magnitudes, as a float.
+inline float reduce_magnitude(__m256i largest) {
+  const __m128i by4 = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+  const __m128i by2 = _mm_max_epu32(by4, _mm_shuffle_epi32(by4, 0x4E));
+  const __m128i by1 = _mm_max_epu32(by2, _mm_shuffle_epi32(by2, 0xB1));
+  return bits_to_float(static_cast<std::uint32_t>(_mm_cvtsi128_si32(by1)));
+}
+
+/// exact::QuantScale.
+struct QuantScale {
+  float inverse;
+  float scale;
+};
+
+/// exact::quant_scale.
+inline QuantScale quant_scale(float amax, float levels) {
+  if (amax < exact::kSmallestAmax) return {0.0F, 0.0F};
+  if (!(amax <= exact::kMaxFloat)) return {0.0F, bits_to_float(0x7FC00000U)};
+  return {levels / amax, amax / levels};
+}
+
+/// exact::quantise of each lane. Conversion rounds to nearest even, as adding the rounding constant does.
+inline __m256i quantise(__m256 x, float inverse) {
+  if (inverse == 0.0F) return _mm256_setzero_si256();
+  return _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(inverse)));
+}
+
+}  // namespace
+}  // namespace fieldprint::backend::avx2

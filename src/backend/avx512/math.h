@@ -1,0 +1,103 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "exact/format.h"
+
+/// exact/arith.h for vectors of 16 floats: the same operations in the same order, so the same bits.
+/// Everything has internal linkage, because code compiled here may not be linked into baseline code.
+namespace fieldprint::backend::avx512 {
+namespace {
+
+inline std::uint32_t float_to_bits(float value) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float bits_to_float(std::uint32_t bits) {
+  float value = 0.0F;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// exact::exp2 of each lane. max and min return their second operand where one is NaN, so a NaN goes through.
+inline __m512 exp2(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-exact::kExp2Limit), x);
+  x = _mm512_min_ps(_mm512_set1_ps(exact::kExp2Limit), x);
+  const __m512 magic = _mm512_set1_ps(exact::kRoundMagic);
+  const __m512 shifted = _mm512_add_ps(x, magic);
+  const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, magic));
+  __m512 p = _mm512_set1_ps(exact::kExp2C5);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(exact::kExp2C4));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(exact::kExp2C3));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(exact::kExp2C2));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(exact::kExp2C1));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0F));
+  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+}
+
+/// exact::reduce_lanes of the 32 partial sums: `low` holds lanes 0..15, `high` lanes 16..31.
+inline float reduce_lanes(__m512 low, __m512 high) {
+  const __m512 by16 = _mm512_add_ps(low, high);
+  const __m256 by8 = _mm256_add_ps(_mm512_castps512_ps256(by16), _mm512_extractf32x8_ps(by16, 1));
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+
+/// exact::inverse_rms of `size` floats, a multiple of 32.
+inline float inverse_rms(const float* x, std::int64_t size, float epsilon) {
+  __m512 low = _mm512_setzero_ps();
+  __m512 high = _mm512_setzero_ps();
+  for (std::int64_t i = 0; i < size; i += 32) {
+    const __m512 a = _mm512_loadu_ps(x + i);
+    const __m512 b = _mm512_loadu_ps(x + i + 16);
+    low = _mm512_fmadd_ps(a, a, low);
+    high = _mm512_fmadd_ps(b, b, high);
+  }
+  const float mean = reduce_lanes(low, high) / static_cast<float>(size);
+  return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
+}
+
+/// One step of exact::abs_max: magnitudes compare as integers, so that a NaN is larger than everything.
+inline __m512i max_magnitude(__m512i largest, __m512 x) {
+  const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
+  return _mm512_max_epu32(largest, magnitude);
+}
+
+/// The largest of the 16 magnitudes, as a float.
+inline float reduce_magnitude(__m512i largest) {
+  const __m256i by8 =
+      _mm256_max_epu32(_mm512_castsi512_si256(largest), _mm512_extracti64x4_epi64(largest, 1));
+  const __m128i by4 = _mm_max_epu32(_mm256_castsi256_si128(by8), _mm256_extracti128_si256(by8, 1));
+  const __m128i by2 = _mm_max_epu32(by4, _mm_shuffle_epi32(by4, 0x4E));
+  const __m128i by1 = _mm_max_epu32(by2, _mm_shuffle_epi32(by2, 0xB1));
+  return bits_to_float(static_cast<std::uint32_t>(_mm_cvtsi128_si32(by1)));
+}
+
+/// exact::QuantScale.
+struct QuantScale {
+  float inverse;
+  float scale;
+};
+
+/// exact::quant_scale.
+inline QuantScale quant_scale(float amax, float levels) {
+  if (amax < exact::kSmallestAmax) return {0.0F, 0.0F};
+  if (!(amax <= exact::kMaxFloat)) return {0.0F, bits_to_float(0x7FC00000U)};
+  return {levels / amax, amax / levels};
+}
+
+/// exact::quantise of each lane. Conversion rounds to nearest even, as adding the rounding constant does.
+inline __m512i quantise(__m512 x, float inverse) {
+  const __mmask16 keep = inverse == 0.0F ? 0 : 0xFFFF;
+  return _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(x, _mm512_set1_ps(inverse)));
+}
+
+}  // namespace
+}  // namespace fieldprint::backend::avx512

@@ -1,0 +1,353 @@
+#include "kv/prefix_cache.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/check.h"
+
+namespace fieldprint::kv {
+
+AnchorLease::AnchorLease(AnchorLease&& other) noexcept
+    : cache_(std::exchange(other.cache_, nullptr)), keys_(std::move(other.keys_)) {
+  other.keys_.clear();
+}
+
+AnchorLease& AnchorLease::operator=(AnchorLease&& other) noexcept {
+  if (this != &other) {
+    end();
+    cache_ = std::exchange(other.cache_, nullptr);
+    keys_ = std::move(other.keys_);
+    other.keys_.clear();
+  }
+  return *this;
+}
+
+void AnchorLease::end() {
+  if (cache_ != nullptr) {
+    cache_->end_lease(keys_);
+    cache_ = nullptr;
+  }
+  keys_.clear();
+}
+
+PrefixCache::PrefixCache(BlockPool& pool, PageHasher hasher, bool enabled)
+    : pool_(pool),
+      hasher_(std::move(hasher)),
+      enabled_(enabled),
+      entries_(static_cast<std::size_t>(pool.blocks())) {
+  CHECK(pool.free_blocks() == pool.blocks(), "the pool is in use");
+}
+
+PrefixCache::~PrefixCache() {
+  CHECK(leases_.empty(), "{} anchor blocks are still leased", leases_.size());
+  clear();
+  CHECK(pool_.free_blocks() == pool_.blocks(), "{} of {} blocks are still held",
+        pool_.blocks() - pool_.free_blocks(), pool_.blocks());
+}
+
+PrefixCache::Entry& PrefixCache::entry(BlockId block) {
+  CHECK(block >= 0 && block < pool_.blocks(), "block {} of {}", block, pool_.blocks());
+  return entries_[static_cast<std::size_t>(block)];
+}
+
+const PrefixCache::Entry& PrefixCache::entry(BlockId block) const {
+  CHECK(block >= 0 && block < pool_.blocks(), "block {} of {}", block, pool_.blocks());
+  return entries_[static_cast<std::size_t>(block)];
+}
+
+std::int32_t PrefixCache::holders(BlockId block) const {
+  return pool_.references(block) - (entry(block).indexed ? 1 : 0);
+}
+
+bool PrefixCache::leased(const BlockKey& key) const { return leases_.contains(key); }
+
+std::int64_t PrefixCache::available_blocks() const {
+  return pool_.free_blocks() + static_cast<std::int64_t>(lru_.size());
+}
+
+BlockState PrefixCache::state(BlockId block) const {
+  const Entry& e = entry(block);
+  if (pool_.references(block) == 0) {
+    return BlockState::kFree;
+  }
+  if (e.indexed && leased(e.key)) {
+    return BlockState::kPinned;
+  }
+  if (e.evictable) {
+    return BlockState::kCached;
+  }
+  return holders(block) == 1 && !e.sealed ? BlockState::kExclusive : BlockState::kShared;
+}
+
+CacheStats PrefixCache::stats() const {
+  return {static_cast<std::int64_t>(lru_.size()), pinned_blocks_, evictions_, duplicates_};
+}
+
+std::optional<BlockId> PrefixCache::acquire() {
+  if (pool_.free_blocks() == 0) {
+    if (lru_.empty()) {
+      return std::nullopt;
+    }
+    evict_one();
+  }
+  return pool_.acquire();
+}
+
+void PrefixCache::retain(BlockId block) {
+  CHECK(holders(block) > 0, "block {} is held by no table: it is found by match", block);
+  pool_.retain(block);
+}
+
+void PrefixCache::release(BlockId block) {
+  CHECK(holders(block) > 0, "block {} is held by no table", block);
+  if (pool_.release(block)) {
+    entry(block) = Entry{};
+    return;
+  }
+  refresh(block);
+}
+
+std::optional<BlockId> PrefixCache::make_writable(BlockId block) {
+  CHECK(holders(block) > 0, "block {} is held by no table", block);
+  Entry& e = entry(block);
+  if (holders(block) == 1 && !e.indexed) {
+    e = Entry{};
+    return block;
+  }
+  if (available_blocks() == 0) {
+    return std::nullopt;
+  }
+  if (pool_.free_blocks() == 0) {
+    evict_one();
+  }
+  const BlockId copy = pool_.copy_on_write(block);
+  refresh(block);
+  return copy;
+}
+
+std::vector<BlockId> PrefixCache::match(std::span<const BlockKey> keys) {
+  std::vector<BlockId> blocks;
+  for (const BlockKey& key : keys) {
+    const auto found = index_.find(key);
+    if (found == index_.end()) {
+      break;
+    }
+    pool_.retain(found->second);
+    refresh(found->second);
+    blocks.push_back(found->second);
+  }
+  return blocks;
+}
+
+PrefixCache::Probe PrefixCache::probe(std::span<const BlockKey> keys) const {
+  Probe probe;
+  for (const BlockKey& key : keys) {
+    const auto found = index_.find(key);
+    if (found == index_.end()) {
+      break;
+    }
+    ++probe.blocks;
+    probe.cached += entry(found->second).evictable ? 1 : 0;
+    probe.pinned += leased(key) ? 1 : 0;
+  }
+  return probe;
+}
+
+std::vector<BlockId> PrefixCache::seal(std::span<const SealRequest> requests) {
+  std::vector<BlockId> fresh;
+  for (const SealRequest& request : requests) {
+    CHECK(holders(request.block) > 0, "block {} is held by no table", request.block);
+    if (!entry(request.block).sealed) {
+      fresh.push_back(request.block);
+    }
+  }
+  const std::vector<Digest> computed = block_digests(pool_.geometry(), hasher_, fresh);
+  std::vector<BlockId> blocks;
+  blocks.reserve(requests.size());
+  std::size_t next = 0;
+  for (const SealRequest& request : requests) {
+    // A fork's request may name a block that an earlier request of this call has sealed.
+    const bool hashed = next < fresh.size() && fresh[next] == request.block;
+    const Digest& own = hashed ? computed[next] : entry(request.block).digest;
+    next += hashed ? 1 : 0;
+    blocks.push_back(seal_one(request, own));
+  }
+  return blocks;
+}
+
+BlockId PrefixCache::seal_one(const SealRequest& request, const Digest& digest) {
+  Entry& e = entry(request.block);
+  if (e.sealed) {
+    CHECK(e.key == request.key, "block {} is sealed under another key", request.block);
+    return request.block;
+  }
+  const auto found = index_.find(request.key);
+  if (found != index_.end()) {
+    const BlockId indexed = found->second;
+    // Equal keys mean equal bytes; otherwise the arithmetic is not canonical and no receipt may be issued.
+    CHECK(entry(indexed).digest == digest, "blocks {} and {} differ under key {}", indexed, request.block,
+          to_hex(request.key.digest));
+    pool_.retain(indexed);
+    refresh(indexed);
+    release(request.block);
+    ++duplicates_;
+    return indexed;
+  }
+  e.sealed = true;
+  e.key = request.key;
+  e.parent = request.parent;
+  e.digest = digest;
+  const bool reachable = request.segment == core::Segment::kSink || index_.contains(request.parent);
+  if (reachable && (enabled_ || request.segment != core::Segment::kContext)) {
+    pool_.retain(request.block);
+    e.indexed = true;
+    index_.emplace(request.key, request.block);
+    pinned_blocks_ += leased(request.key) ? 1 : 0;
+  }
+  return request.block;
+}
+
+bool PrefixCache::sealed(BlockId block) const { return entry(block).sealed; }
+
+const Digest& PrefixCache::digest(BlockId block) const {
+  CHECK(entry(block).sealed, "block {} is not sealed", block);
+  return entry(block).digest;
+}
+
+std::vector<Digest> PrefixCache::digests(std::span<const BlockId> blocks) const {
+  std::vector<BlockId> open;
+  std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(open),
+               [this](BlockId block) { return !sealed(block); });
+  const std::vector<Digest> computed = block_digests(pool_.geometry(), hasher_, open);
+  std::vector<Digest> digests;
+  digests.reserve(blocks.size());
+  std::size_t next = 0;
+  for (const BlockId block : blocks) {
+    digests.push_back(sealed(block) ? entry(block).digest : computed[next++]);
+  }
+  return digests;
+}
+
+bool PrefixCache::intact(BlockId block) const {
+  return block_digests(pool_.geometry(), hasher_, std::span(&block, 1)).front() == digest(block);
+}
+
+std::vector<BlockId> PrefixCache::discard(BlockId block) {
+  CHECK(entry(block).sealed, "block {} is not sealed", block);
+  std::multimap<BlockKey, BlockId> children;
+  for (BlockId other = 0; other < pool_.blocks(); ++other) {
+    if (entry(other).sealed) {
+      children.emplace(entry(other).parent, other);
+    }
+  }
+  std::vector<BlockId> doomed = {block};
+  std::vector<bool> seen(entries_.size(), false);
+  seen[static_cast<std::size_t>(block)] = true;
+  for (std::size_t i = 0; i < doomed.size(); ++i) {
+    const auto [begin, end] = children.equal_range(entry(doomed[i]).key);
+    for (auto child = begin; child != end; ++child) {
+      if (!seen[static_cast<std::size_t>(child->second)]) {
+        seen[static_cast<std::size_t>(child->second)] = true;
+        doomed.push_back(child->second);
+      }
+    }
+  }
+  std::vector<BlockId> held;
+  for (const BlockId lost : doomed) {
+    if (holders(lost) > 0) {
+      held.push_back(lost);
+    }
+    if (entry(lost).indexed) {
+      remove_from_index(lost);
+    }
+  }
+  return held;
+}
+
+void PrefixCache::clear() {
+  while (!lru_.empty()) {
+    evict_one();
+  }
+}
+
+AnchorLease PrefixCache::lease(std::vector<BlockKey> keys) {
+  for (const BlockKey& key : keys) {
+    if (++leases_[key] > 1) {
+      continue;
+    }
+    const auto found = index_.find(key);
+    if (found != index_.end()) {
+      ++pinned_blocks_;
+      refresh(found->second);
+    }
+  }
+  return AnchorLease(*this, std::move(keys));
+}
+
+void PrefixCache::end_lease(std::span<const BlockKey> keys) {
+  // The last block first, as tables do, so that the chain is evicted from its end.
+  for (auto key = keys.rbegin(); key != keys.rend(); ++key) {
+    const auto lease = leases_.find(*key);
+    CHECK(lease != leases_.end(), "the lease has ended");
+    if (--lease->second > 0) {
+      continue;
+    }
+    leases_.erase(lease);
+    const auto found = index_.find(*key);
+    if (found != index_.end()) {
+      --pinned_blocks_;
+      refresh(found->second);
+    }
+  }
+}
+
+/// Brings an indexed block's place in the eviction order up to date with its holders and leases.
+void PrefixCache::refresh(BlockId block) {
+  const Entry& e = entry(block);
+  if (!e.indexed) {
+    return;
+  }
+  if (holders(block) > 0 || leased(e.key)) {
+    make_unevictable(block);
+  } else if (!enabled_) {
+    remove_from_index(block);
+  } else {
+    make_evictable(block);
+  }
+}
+
+void PrefixCache::make_evictable(BlockId block) {
+  Entry& e = entry(block);
+  if (!e.evictable) {
+    e.lru = lru_.insert(lru_.end(), block);
+    e.evictable = true;
+  }
+}
+
+void PrefixCache::make_unevictable(BlockId block) {
+  Entry& e = entry(block);
+  if (e.evictable) {
+    lru_.erase(e.lru);
+    e.evictable = false;
+  }
+}
+
+void PrefixCache::remove_from_index(BlockId block) {
+  make_unevictable(block);
+  Entry& e = entry(block);
+  pinned_blocks_ -= leased(e.key) ? 1 : 0;
+  index_.erase(e.key);
+  e.indexed = false;
+  if (pool_.release(block)) {
+    e = Entry{};
+  }
+}
+
+void PrefixCache::evict_one() {
+  const BlockId victim = lru_.front();
+  CHECK(state(victim) == BlockState::kCached && holders(victim) == 0, "block {} must not be evicted", victim);
+  remove_from_index(victim);
+  ++evictions_;
+}
+
+}  // namespace fieldprint::kv
