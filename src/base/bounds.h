@@ -25,14 +25,28 @@ inline constexpr std::int64_t kMaxArrayElements = 1 << 24;
 inline constexpr std::int64_t kMaxAnchorTokens = 1024;  ///< default for the sum over an anchor set
 inline constexpr std::int64_t kMaxAnchors = 64;         ///< anchors bound by one request
 inline constexpr std::int64_t kMaxAnchorBytes = 1 << 18;
+inline constexpr std::int64_t kMaxAnchorNameBytes = 256;
 inline constexpr std::int64_t kMaxBatch = 256;        ///< sequences in one step
 inline constexpr std::int64_t kMaxStepTokens = 8192;  ///< tokens in one step
 inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
 
+// Ledger.
+inline constexpr std::int64_t kMaxNoteBytes = 1 << 20;  ///< a signed note with all its signatures
+inline constexpr std::int64_t kMaxNoteSignatures = 100;
+inline constexpr std::int64_t kMaxKeyNameBytes = 256;
+inline constexpr std::int64_t kMaxKeyFileBytes = 4096;
+inline constexpr std::int64_t kMaxProofHashes = 64;  ///< an RFC 9162 proof in a tree below 2^64 leaves
+inline constexpr std::int64_t kMaxLeafBytes = 64LL << 20;
+
 // KV cache.
 inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
+
+// Receipts.
+inline constexpr std::int64_t kMaxReceiptId = 128;  ///< bytes of a receipt's name
+inline constexpr std::int64_t kMaxCanonVersionBytes = 64;
+inline constexpr std::int64_t kMaxStopStringBytes = 4096;
 
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/sha256.h"
+#include "core/block_layout.h"
+#include "core/request.h"
+#include "core/sampling.h"
+
+/// A receipt: what a caller needs to check an answer offline, given the model file.
+namespace fieldprint::commit {
+
+using Bytes = std::vector<std::uint8_t>;
+using TokenIds = std::vector<std::int32_t>;  ///< 0 ≤ id < bounds::kMaxVocab
+
+inline constexpr std::uint32_t kReceiptVersion = 1;
+
+struct AnchorRecord {
+  Digest id{};      ///< SHA-256 of `canonical`
+  Bytes canonical;  ///< the anchor's canonical bytes
+  bool operator==(const AnchorRecord&) const = default;
+};
+
+/// The digest of one sealed or partly filled KV block.
+struct KvBlock {
+  core::Segment segment = core::Segment::kSink;
+  std::uint32_t index = 0;   ///< block of its segment, from 0
+  std::uint32_t tokens = 0;  ///< tokens it holds, 1 … core::kBlockTokens
+  Digest digest{};
+  bool operator==(const KvBlock&) const = default;
+};
+
+/// What the ledger records: the leaf is this body's encoding.
+struct Body {
+  std::uint32_t version = kReceiptVersion;
+  Digest model_digest{};
+  std::string canon_version;
+  std::vector<AnchorRecord> anchors;  ///< in the order in which they were bound
+  core::AnchorBounds anchor_bounds;   ///< floor 0 and ceiling 1 mean none
+  TokenIds sink_tokens;               ///< the prompt is sink, anchors, context
+  TokenIds anchor_tokens;
+  TokenIds context_tokens;
+  SamplingSettings sampling;
+  std::uint32_t max_tokens = 0;
+  std::vector<std::string> stop;
+  TokenIds output_tokens;
+  Digest output_digest{};  ///< digest_of(output_tokens)
+  core::FinishReason finish_reason = core::FinishReason::kStop;
+  std::vector<KvBlock> kv_blocks;
+  std::vector<float> anchor_mass;  ///< mean over the output tokens, for each layer; 0 … 1
+  Digest parent{};  ///< commit_digest of the body before it in its trajectory; zeros for the first
+  bool operator==(const Body&) const = default;
+};
+
+/// A body with the proof that the ledger holds it.
+struct Receipt {
+  Body body;
+  std::uint64_t leaf_index = 0;
+  std::uint64_t tree_size = 0;          ///< of the tree that the checkpoint states
+  std::vector<Digest> inclusion_proof;  ///< RFC 9162, leaf to root
+  std::string checkpoint;               ///< signed note
+  std::string verifier_key;             ///< text form of the key that signed it
+  /// Four bytes for each field, and four over those, made by seal(). No authority rests on them: they let a
+  /// check name the field that was altered, where the ledger's proof could only say that something was.
+  Bytes field_checks;
+  bool operator==(const Receipt&) const = default;
+};
+
+/// SHA-256 over the ids, each as 32 bits, little endian.
+Digest digest_of(const TokenIds& tokens);
+
+/// The leaf: the body as one CBOR map in the core deterministic encoding (RFC 8949 §4.2.1). A value out of
+/// its range is the caller's error and names its field.
+Result<Bytes> encode_body(const Body& body);
+
+/// The body's leaf hash in the ledger: what a later body names as its parent.
+Result<Digest> commit_digest(const Body& body);
+
+/// The receipt in the same encoding, the body as a map inside.
+Result<Bytes> encode(const Receipt& receipt);
+
+/// The inverse of encode, strict: exactly the known fields, of their types, in range, in the deterministic
+/// encoding. Errors name the field.
+Result<Receipt> decode(std::span<const std::uint8_t> bytes);
+
+/// A readable view of everything in the receipt: digests in hexadecimal, floats with their bits. Not meant to
+/// be read back.
+Result<std::string> to_json(const Receipt& receipt);
+
+}  // namespace fieldprint::commit

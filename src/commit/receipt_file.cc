@@ -1,0 +1,49 @@
+#include "commit/receipt_file.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/bounds.h"
+#include "base/file.h"
+
+namespace fieldprint::commit {
+namespace {
+
+bool valid_id(std::string_view id) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  };
+  return !id.empty() && id.front() != '.' && std::cmp_less_equal(id.size(), bounds::kMaxReceiptId) &&
+         std::all_of(id.begin(), id.end(), allowed);
+}
+
+}  // namespace
+
+Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt) {
+  if (!valid_id(id)) {
+    return caller_error(
+        fmt::format("a receipt's id must be 1 to {} letters, digits, dots, hyphens or underscores and not "
+                    "start with a dot",
+                    bounds::kMaxReceiptId));
+  }
+  auto bytes = encode(receipt);
+  if (!bytes) return bytes.error();
+  auto json = to_json(receipt);
+  if (!json) return json.error();
+  const std::string stem = fmt::format("{}/{}", folder, id);
+  if (Status status = write_file_atomically(stem + ".json", std::string_view(*json)); !status)
+    return status.error();
+  if (Status status = write_file_atomically(stem + ".receipt", *bytes); !status) return status.error();
+  return stem + ".receipt";
+}
+
+Result<Receipt> read_receipt(const std::string& path) {
+  auto bytes = read_file(path, bounds::kMaxReceiptBytes);
+  if (!bytes) return bytes.error();
+  auto receipt = decode(*bytes);
+  if (!receipt) return Error{receipt.error().kind, fmt::format("{}: {}", path, receipt.error().message)};
+  return receipt;
+}
+
+}  // namespace fieldprint::commit

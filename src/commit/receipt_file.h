@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "commit/receipt.h"
+
+namespace fieldprint::commit {
+
+/// Writes `<id>.receipt` (CBOR) and `<id>.json` (the readable view) into a folder that exists, each
+/// atomically, and gives the path of the former. An id is 1 to bounds::kMaxReceiptId letters, digits and
+/// "._-", and starts with no dot.
+Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt);
+
+/// Reads and decodes a receipt file. Errors name the file.
+Result<Receipt> read_receipt(const std::string& path);
+
+}  // namespace fieldprint::commit

@@ -1,0 +1,135 @@
+#include "commit/validate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/bounds.h"
+#include "base/utf8.h"
+
+namespace fieldprint::commit {
+namespace {
+
+// Collects the first problem; every test says what is allowed.
+class Validator {
+ public:
+  void require(bool ok, std::string_view field, std::string_view allowed) {
+    if (!ok && !first_) first_ = FieldError{std::string(field), std::string(allowed)};
+  }
+
+  void at_most(std::size_t count, std::int64_t limit, std::string_view field, std::string_view unit) {
+    if (std::cmp_greater(count, limit)) require(false, field, fmt::format("at most {} {}", limit, unit));
+  }
+
+  void text(std::string_view text, std::int64_t limit, std::string_view field) {
+    at_most(text.size(), limit, field, "bytes");
+    require(valid_utf8(text), field, "must be UTF-8");
+  }
+
+  void tokens(const TokenIds& tokens, std::string_view field) {
+    at_most(tokens.size(), bounds::kMaxContext, field, "tokens");
+    require(
+        std::all_of(tokens.begin(), tokens.end(), [](auto id) { return id >= 0 && id < bounds::kMaxVocab; }),
+        field, fmt::format("token ids must be from 0 to {}", bounds::kMaxVocab - 1));
+  }
+
+  // NaN fails every comparison, and so every range.
+  void range(float value, float low, float high, std::string_view field) {
+    require(value >= low && value <= high, field, fmt::format("must be from {} to {}", low, high));
+  }
+
+  std::optional<FieldError> first() { return std::move(first_); }
+
+ private:
+  std::optional<FieldError> first_;
+};
+
+void check_anchors(Validator& v, const Body& body) {
+  constexpr std::int64_t kHeadBytes = 1024;  // above an anchor's text: format, type and name
+  v.at_most(body.anchors.size(), bounds::kMaxAnchors, "anchors", "anchors");
+  for (std::size_t i = 0; i < body.anchors.size(); ++i) {
+    v.at_most(body.anchors[i].canonical.size(), bounds::kMaxAnchorBytes + kHeadBytes,
+              fmt::format("anchors[{}].canonical", i), "bytes");
+  }
+  v.require(body.anchor_bounds.floor >= 0 && body.anchor_bounds.floor < 1, "anchor_bounds.floor",
+            "must be at least 0 and below 1");
+  v.require(body.anchor_bounds.ceiling > 0 && body.anchor_bounds.ceiling <= 1, "anchor_bounds.ceiling",
+            "must be above 0 and at most 1");
+}
+
+void check_sampling(Validator& v, const Body& body) {
+  const SamplingSettings& s = body.sampling;
+  v.require(s.temperature >= 0 && std::isfinite(s.temperature), "sampling.temperature", "must be at least 0");
+  v.require(s.top_k >= 0 && s.top_k <= bounds::kMaxTopK, "sampling.top_k",
+            fmt::format("must be from 0 to {}", bounds::kMaxTopK));
+  v.require(s.top_p > 0 && s.top_p <= 1, "sampling.top_p", "must be above 0 and at most 1");
+  v.range(s.min_p, 0, 1, "sampling.min_p");
+  v.require(s.repetition_penalty > 0 && std::isfinite(s.repetition_penalty), "sampling.repetition_penalty",
+            "must be above 0");
+  v.require(std::cmp_less_equal(body.max_tokens, bounds::kMaxContext), "max_tokens",
+            fmt::format("must be at most {}", bounds::kMaxContext));
+  v.at_most(body.stop.size(), bounds::kMaxStopStrings, "stop", "stop strings");
+  for (std::size_t i = 0; i < body.stop.size(); ++i) {
+    v.text(body.stop[i], bounds::kMaxStopStringBytes, fmt::format("stop[{}]", i));
+  }
+}
+
+void check_kv_blocks(Validator& v, const Body& body) {
+  v.at_most(body.kv_blocks.size(), bounds::kMaxContext, "kv_blocks", "blocks");
+  for (std::size_t i = 0; i < body.kv_blocks.size(); ++i) {
+    const KvBlock& block = body.kv_blocks[i];
+    if (block.segment > core::Segment::kContext) {
+      v.require(false, fmt::format("kv_blocks[{}].segment", i),
+                "must be 0 (sink), 1 (anchors) or 2 (context)");
+    }
+    if (block.tokens < 1 || block.tokens > core::kBlockTokens) {
+      v.require(false, fmt::format("kv_blocks[{}].tokens", i),
+                fmt::format("must be from 1 to {}", core::kBlockTokens));
+    }
+  }
+}
+
+void check_body(Validator& v, const Body& body) {
+  v.require(body.version == kReceiptVersion, "version",
+            fmt::format("this program reads version {}", kReceiptVersion));
+  v.text(body.canon_version, bounds::kMaxCanonVersionBytes, "canon_version");
+  check_anchors(v, body);
+  v.tokens(body.sink_tokens, "sink_tokens");
+  v.tokens(body.anchor_tokens, "anchor_tokens");
+  v.tokens(body.context_tokens, "context_tokens");
+  check_sampling(v, body);
+  v.tokens(body.output_tokens, "output_tokens");
+  v.require(body.finish_reason <= core::FinishReason::kLength, "finish_reason",
+            "must be 0 (stop) or 1 (length)");
+  check_kv_blocks(v, body);
+  v.at_most(body.anchor_mass.size(), bounds::kMaxLayers, "anchor_mass", "layers");
+  for (std::size_t i = 0; i < body.anchor_mass.size(); ++i) {
+    v.range(body.anchor_mass[i], 0, 1, fmt::format("anchor_mass[{}]", i));
+  }
+}
+
+}  // namespace
+
+std::optional<FieldError> find_invalid(const Body& body) {
+  Validator v;
+  check_body(v, body);
+  return v.first();
+}
+
+std::optional<FieldError> find_invalid(const Receipt& receipt) {
+  constexpr std::int64_t kMaxFieldCheckBytes = 1024;
+  constexpr std::int64_t kMaxKeyTextBytes = bounds::kMaxKeyNameBytes + 64;
+  Validator v;
+  check_body(v, receipt.body);
+  v.at_most(receipt.inclusion_proof.size(), bounds::kMaxProofHashes, "inclusion_proof", "hashes");
+  v.text(receipt.checkpoint, bounds::kMaxNoteBytes, "checkpoint");
+  v.text(receipt.verifier_key, kMaxKeyTextBytes, "verifier_key");
+  v.at_most(receipt.field_checks.size(), kMaxFieldCheckBytes, "field_checks", "bytes");
+  return v.first();
+}
+
+Error field_error(const FieldError& error) {
+  return caller_error(fmt::format("receipt field {}: {}", error.field, error.problem));
+}
+
+}  // namespace fieldprint::commit
