@@ -1,7 +1,5 @@
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -126,8 +124,8 @@ inline std::unique_ptr<Tokenizer> from_environment(const char* variable) {
   const char* path = std::getenv(variable);
   if (path == nullptr || *path == '\0') return nullptr;
   auto made = Tokenizer::make(GgufTestReader(path).vocabulary());
-  EXPECT_TRUE(made.ok()) << made.error().message;
-  return made.ok() ? std::move(made).value() : nullptr;
+  CHECK(made.ok(), "{}", made.error().message);
+  return std::move(made).value();
 }
 
 }  // namespace fieldprint::tokenizer::testing

@@ -43,6 +43,9 @@ std::string expected_back(const Tokenizer& tokenizer, const std::string& text) {
   return out;
 }
 
+// In Gemma 3 this is a user-defined HTML tag; llama.cpp makes every token of this text a control token.
+constexpr const char* kMistaken = "</s>";
+
 class Reference : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
 
 TEST_P(Reference, GivesTheIdsOfLlamaCppAndReadsBack) {
@@ -68,7 +71,7 @@ TEST_P(Reference, GivesTheIdsOfLlamaCppAndReadsBack) {
     const auto ids = tokenizer->encode(text);
     EXPECT_EQ(tokenizer->decode(ids), expected_back(*tokenizer, text)) << line.substr(0, tab);
     ++read_back;
-    if (wanted == "-") continue;
+    if (wanted == "-" || text.find(kMistaken) != std::string::npos) continue;
     ++compared;
     if (ids != ids_of(wanted) && ++different <= 20) {
       ADD_FAILURE() << line.substr(0, tab) << "\n wanted " << wanted << "\n got    "
@@ -78,6 +81,20 @@ TEST_P(Reference, GivesTheIdsOfLlamaCppAndReadsBack) {
   EXPECT_EQ(different, 0);
   EXPECT_GE(compared, 10'000);
   EXPECT_GE(read_back, compared + 1'000) << "the reference has few strings that are not UTF-8";
+}
+
+TEST(Gemma3, KeepsTheTagThatLlamaCppTakesForAControlToken) {
+  const auto tokenizer = testing::from_environment("FIELDPRINT_GEMMA3_GGUF");
+  if (!tokenizer) GTEST_SKIP() << "FIELDPRINT_GEMMA3_GGUF is not set";
+  EXPECT_EQ(tokenizer->encode(kMistaken), (std::vector<std::int32_t>{212}));
+  EXPECT_FALSE(tokenizer->is_end_of_generation(212));
+}
+
+TEST(Gemma3, TakesLittleMemory) {
+  const auto tokenizer = testing::from_environment("FIELDPRINT_GEMMA3_GGUF");
+  if (!tokenizer) GTEST_SKIP() << "FIELDPRINT_GEMMA3_GGUF is not set";
+  EXPECT_EQ(tokenizer->size(), 262'144);
+  EXPECT_LE(tokenizer->memory_bytes(), 24u << 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Reference,

@@ -194,9 +194,9 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions
   CHECK(text.size() <= static_cast<std::size_t>(bounds::kMaxTextBytes), "{} bytes of text", text.size());
   std::vector<std::int32_t> out;
   out.reserve(text.size() / 4 + 1);
-  if (options.add_bos && vocabulary_.add_bos) out.push_back(*vocabulary_.bos);
+  if (options.add_bos && !options.continues && vocabulary_.add_bos) out.push_back(*vocabulary_.bos);
   Scratch scratch;
-  bool space_prefix = vocabulary_.add_space_prefix;
+  bool space_prefix = vocabulary_.add_space_prefix && !options.continues;
   for (const SpecialTokens::Piece& piece : special_.split(text, options.parse_special)) {
     if (piece.token >= 0) {
       out.push_back(piece.token);
@@ -278,7 +278,8 @@ void Tokenizer::encode_sentencepiece_word(Scratch& scratch, std::vector<std::int
       out.push_back(token);
       continue;
     }
-    for (const char c : text) {
+    // A vocabulary without U+2581 spells the space that it stands for.
+    for (const char c : text == kSpace ? std::string_view(" ") : text) {
       const std::int32_t spelled = byte_tokens_[byte(c)];
       if (spelled >= 0) {
         out.push_back(spelled);
@@ -319,12 +320,12 @@ void Tokenizer::append_bytes(std::string& out, std::int32_t id, bool render_spec
 std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool render_special) const {
   std::string out;
   bool space_prefix = vocabulary_.add_space_prefix;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
+  for (const std::int32_t id : ids) {
     const std::size_t before = out.size();
-    append_bytes(out, ids[i], render_special);
-    if (i == 0 && ids[i] == vocabulary_.bos) continue;
-    if (space_prefix && out.size() > before && out[before] == ' ') out.erase(before, 1);
-    space_prefix = false;
+    append_bytes(out, id, render_special);
+    const bool cut_out = is_cut_out(id);
+    if (space_prefix && !cut_out && out.size() > before && out[before] == ' ') out.erase(before, 1);
+    space_prefix = vocabulary_.add_space_prefix && cut_out;
   }
   return out;
 }
@@ -347,6 +348,13 @@ std::optional<std::int32_t> Tokenizer::control_token(std::string_view text) cons
   const auto pieces = special_.split(text, true);
   if (pieces.size() != 1 || !is_control(pieces[0].token)) return std::nullopt;
   return pieces[0].token;
+}
+
+/// True for tokens that encode cuts out of the text before anything else.
+bool Tokenizer::is_cut_out(std::int32_t id) const {
+  if (id < 0 || id >= size()) return false;
+  const TokenType type = vocabulary_.types[at(id)];
+  return type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined;
 }
 
 std::size_t Tokenizer::memory_bytes() const {

@@ -23,6 +23,7 @@ struct EncodeOptions {
   bool add_bos = false;  ///< begin with BOS, if the vocabulary says that sequences do (Vocabulary::add_bos)
   bool parse_special =
       false;  ///< texts of control tokens become those tokens; only for text that we wrote ourselves
+  bool continues = false;  ///< text stands before this one: no BOS, no space from add_space_prefix
 };
 
 /// Text to token ids and back, equal to llama.cpp on well-formed UTF-8. Immutable: safe to use from several
@@ -50,7 +51,7 @@ class Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
 
   /// Control and unknown tokens give their text if `render_special`, else nothing. An id outside the
-  /// vocabulary gives nothing. With add_space_prefix the space that encode put before the text is taken away.
+  /// vocabulary gives nothing. With add_space_prefix the spaces that encode put before texts are taken away.
   std::string decode(std::span<const std::int32_t> ids, bool render_special = false) const;
 
   /// The bytes that one token stands for, by the same rules, with no space taken away; may end within a
@@ -99,6 +100,7 @@ class Tokenizer {
   void encode_sentencepiece(std::string_view text, bool space_prefix, Scratch& scratch,
                             std::vector<std::int32_t>& out) const;
   void encode_sentencepiece_word(Scratch& scratch, std::vector<std::int32_t>& out) const;
+  bool is_cut_out(std::int32_t id) const;
   void append_bytes(std::string& out, std::int32_t id, bool render_special) const;
 
   Vocabulary vocabulary_;
