@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "base/sha256.h"
 #include "core/block_layout.h"
 #include "core/ids.h"
 #include "core/sampling.h"
-#include "base/sha256.h"
 
 namespace fieldprint::core {
 
@@ -32,8 +32,8 @@ struct Request {
   AnchorBounds anchor_bounds;
   SamplingSettings sampling;
   std::int32_t max_tokens = 128;
-  std::vector<std::string> stop;   ///< text that ends the answer and is not part of it
-  std::int32_t logprobs = -1;      ///< alternatives reported a token; -1: no logprobs at all
+  std::vector<std::string> stop;  ///< text that ends the answer and is not part of it
+  std::int32_t logprobs = -1;     ///< alternatives reported a token; -1: no logprobs at all
   TenantId tenant = 0;
 };
 
@@ -71,8 +71,9 @@ struct Answer {
   std::string text;
   std::vector<OutputToken> output;  ///< the last one may be the end-of-generation token, which has no text
   FinishReason finish_reason = FinishReason::kLength;
-  std::vector<BlockRecord> blocks;  ///< KV of prompt and output but for the last token, which no step has read
-  std::vector<float> anchor_mass;   ///< [layers] mean over heads and generated tokens; empty without anchors
+  std::vector<BlockRecord>
+      blocks;                      ///< KV of prompt and output but for the last token, which no step has read
+  std::vector<float> anchor_mass;  ///< [layers] mean over heads and generated tokens; empty without anchors
 
   std::int64_t cached_tokens = 0;  ///< of the prompt, found in the prefix cache at its first admission
   double prefill_seconds = 0;      ///< from first admission to the first token

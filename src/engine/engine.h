@@ -14,6 +14,7 @@
 #include "engine/sequence.h"
 #include "kv/block_table.h"
 #include "model/model.h"
+#include "sampler/sampler.h"
 #include "scheduler/scheduler.h"
 #include "tokenizer/tokenizer.h"
 
@@ -50,7 +51,8 @@ class Engine {
   /// Model file, tokenizer and backend must outlive the engine. An error if the options are out of range.
   static Result<std::unique_ptr<Engine>> create(const weights::ModelFile& file,
                                                 const tokenizer::Tokenizer& tokenizer,
-                                                backend::Backend& backend, const Options& options, Events events);
+                                                backend::Backend& backend, const Options& options,
+                                                Events events);
   ~Engine();
 
   /// Queues a request. A request that no step could ever serve is refused with what to change.
@@ -79,17 +81,15 @@ class Engine {
   void compute(const std::vector<Sequence*>& batch);
   void sample(const std::vector<Sequence*>& batch);
   void append_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row);
-  void finish(Sequence& sequence, core::FinishReason reason);
+  void finish(Sequence& sequence, core::FinishReason reason, std::string rest);
   void fail(core::SequenceId id, Error error);
 
   std::vector<scheduler::SequenceView> waiting_views();
   scheduler::SequenceView view(const Sequence& sequence) const;
-  Result<sampler::Pick> pick(const Sequence& sequence, std::int32_t logit_row, std::int32_t first_row,
-                             std::span<const float> logits);
+  Result<sampler::Pick> pick(const Sequence& sequence, std::int32_t row, std::span<const float> logits);
 
   const weights::ModelFile& file_;
   const tokenizer::Tokenizer& tokenizer_;
-  backend::Backend& backend_;
   Options options_;
   Events events_;
   model::Model model_;

@@ -38,6 +38,11 @@ struct Sequence {
   std::optional<Clock::time_point> admitted;
   std::optional<Clock::time_point> first_token;
 
+  bool finite = true;  ///< every activation of the current step was
+  void add_mass(const std::vector<float>& by_layer);
+  std::vector<float> mean_mass() const;
+  /// Digests of the blocks as they are.
+  std::vector<core::BlockRecord> block_records() const;
   std::int64_t prompt_tokens() const { return static_cast<std::int64_t>(request.prompt.size()); }
   std::int64_t left() const { return static_cast<std::int64_t>(tokens.size()) - table.size(); }
 };

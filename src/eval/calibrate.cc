@@ -54,8 +54,8 @@ class Probe {
   std::vector<double> key(std::int32_t layer, std::int32_t head, std::int32_t position) const {
     const core::TokenPlace place = core::BlockLayout{}.place(position);
     const std::int64_t dim = spec_.head_dim;
-    const std::int64_t page = place.block * block_bytes_ +
-                              (std::int64_t{layer} * spec_.kv_heads + head) * backend::page_bytes(dim);
+    const std::int64_t page =
+        place.block * block_bytes_ + (std::int64_t{layer} * spec_.kv_heads + head) * backend::page_bytes(dim);
     const auto* bytes = static_cast<const std::uint8_t*>(
         model_.backend().host_view(pages_.data() + page, backend::page_bytes(dim)));
     std::uint16_t scale = 0;
@@ -71,9 +71,7 @@ class Probe {
   std::int32_t positions() const { return static_cast<std::int32_t>(tokens_.size()); }
 
  private:
-  std::int32_t blocks() const {
-    return 2 + static_cast<std::int32_t>(tokens_.size()) / exact::kPageTokens;
-  }
+  std::int32_t blocks() const { return 2 + static_cast<std::int32_t>(tokens_.size()) / exact::kPageTokens; }
 
   const weights::ModelSpec& spec_;
   std::vector<std::int32_t> tokens_;
@@ -99,8 +97,8 @@ Complex rotation(const backend::RopeTable& rope, std::int64_t position, std::int
   return {ch * cl - sh * sl, sh * cl + ch * sl};
 }
 
-/// The mean rotated key over all positions of the context: the keys seen are turned back, averaged, and turned by
-/// the mean rotation. Channels that turn fast get an offset near zero, slow ones keep theirs.
+/// The mean rotated key over all positions of the context: the keys seen are turned back, averaged, and
+/// turned by the mean rotation. Channels that turn fast get an offset near zero, slow ones keep theirs.
 void add_key_offsets(const Probe& probe, const weights::ModelFile& file, std::int32_t layer,
                      std::vector<float>& offsets) {
   const weights::ModelSpec& spec = file.spec();
@@ -170,7 +168,8 @@ double divergence(std::span<const Distribution> base, model::Model& trial) {
     const auto logits = trial.logits(static_cast<std::int32_t>(row), 1);
     const float maximum = *std::max_element(logits.begin(), logits.end());
     std::uint64_t sum = 0;
-    for (const std::int32_t value : trial.probabilities(0, exact::kLog2E)) sum += static_cast<std::uint64_t>(value);
+    for (const std::int32_t value : trial.probabilities(0, exact::kLog2E))
+      sum += static_cast<std::uint64_t>(value);
     const double log2_sum = exact::log2_of(sum) - 30.0;
     double weighted = 0;
     double mass = 0;
@@ -192,7 +191,8 @@ bool has_w8r(const weights::ModelFile& file, LinearRole role) {
   };
   if (role == LinearRole::kOutput) return w8r(file.output());
   return std::any_of(file.layers().begin(), file.layers().end(), [&](const weights::LayerWeights& layer) {
-    return (role == LinearRole::kQkv && any(layer.qkv)) || (role == LinearRole::kGateUp && any(layer.gate_up)) ||
+    return (role == LinearRole::kQkv && any(layer.qkv)) ||
+           (role == LinearRole::kGateUp && any(layer.gate_up)) ||
            (role == LinearRole::kAttentionOutput && w8r(layer.attention_output)) ||
            (role == LinearRole::kDown && w8r(layer.down));
   });
@@ -203,7 +203,8 @@ bool has_w8r(const weights::ModelFile& file, LinearRole role) {
 Result<weights::Calibration> calibrate(const weights::ModelFile& draft, backend::Backend& backend) {
   auto tokenizer = tokenizer::Tokenizer::make(draft.vocabulary());
   if (!tokenizer) return tokenizer.error();
-  std::vector<std::int32_t> tokens = (*tokenizer)->encode(kCalibrationText, {.add_bos = true, .parse_special = false});
+  std::vector<std::int32_t> tokens =
+      (*tokenizer)->encode(kCalibrationText, {.add_bos = true, .parse_special = false});
   tokens.resize(std::min({tokens.size(), kMostTokens, static_cast<std::size_t>(draft.spec().context)}));
   if (tokens.size() < kLogitRows + 1) {
     return caller_error("the model's context is too short to calibrate it; at least 65 tokens are needed");

@@ -1,0 +1,176 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+
+#include "base/bounds.h"
+#include "exact/format.h"
+
+namespace fieldprint::engine {
+namespace {
+
+/// Block memory where the backend computes.
+class BackendMemory final : public kv::BlockMemory {
+ public:
+  BackendMemory(backend::Backend& backend, std::int64_t bytes)
+      : backend_(backend), base_(backend.allocate(bytes)) {}
+  ~BackendMemory() override { backend_.release(base_); }
+  BackendMemory(const BackendMemory&) = delete;
+  BackendMemory& operator=(const BackendMemory&) = delete;
+
+  std::uint8_t* base() const override { return base_; }
+  void zero(std::int64_t offset, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) override {
+    for (std::int64_t row = 0; row < rows; ++row) backend_.clear(base_ + offset + row * stride, row_bytes);
+  }
+  void copy(std::int64_t from, std::int64_t to, std::int64_t bytes) override {
+    backend_.copy(base_ + to, base_ + from, bytes);
+  }
+
+ private:
+  backend::Backend& backend_;
+  std::uint8_t* base_;
+};
+
+/// Hashes pages where they lie.
+kv::PageHasher backend_hasher(backend::Backend& backend, const kv::BlockPool& pool) {
+  return [&backend, &pool](std::span<const kv::BlockId> blocks, std::span<Digest> out) {
+    const kv::KvGeometry& geometry = pool.geometry();
+    backend.page_digests(
+        {pool.base(), geometry.block_bytes(), geometry.page_bytes(), geometry.pages_per_block(), blocks},
+        out);
+  };
+}
+
+Status check(const Options& options) {
+  const auto refuse = [](const char* name, std::int64_t value, std::int64_t most) {
+    return caller_error(fmt::format("{} is {}, but must be from 1 to {}", name, value, most));
+  };
+  if (options.kv_blocks < 1 || options.kv_blocks > bounds::kMaxKvBlocks) {
+    return refuse("--kv-blocks", options.kv_blocks, bounds::kMaxKvBlocks);
+  }
+  if (options.max_batch < 1 || options.max_batch > bounds::kMaxBatch) {
+    return refuse("--batch", options.max_batch, bounds::kMaxBatch);
+  }
+  if (options.step_tokens < options.max_batch || options.step_tokens > bounds::kMaxStepTokens) {
+    return refuse("the step's token budget", options.step_tokens, bounds::kMaxStepTokens);
+  }
+  if (options.prefill_chunk < 1 || options.prefill_chunk > bounds::kMaxStepTokens) {
+    return refuse("--prefill-chunk", options.prefill_chunk, bounds::kMaxStepTokens);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::create(const weights::ModelFile& file,
+                                               const tokenizer::Tokenizer& tokenizer,
+                                               backend::Backend& backend, const Options& options,
+                                               Events events) {
+  if (Status status = engine::check(options); !status) return status.error();
+  const weights::ModelSpec& spec = file.spec();
+  const kv::KvGeometry geometry{spec.layers, spec.kv_heads, spec.head_dim};
+  kv::BlockPool pool(geometry, options.kv_blocks,
+                     std::make_unique<BackendMemory>(backend, options.kv_blocks * geometry.block_bytes()),
+                     options.placement_seed);
+  return std::unique_ptr<Engine>(
+      new Engine(file, tokenizer, backend, options, std::move(events), std::move(pool)));
+}
+
+Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer,
+               backend::Backend& backend, const Options& options, Events events, kv::BlockPool pool)
+    : file_(file),
+      tokenizer_(tokenizer),
+      options_(options),
+      events_(std::move(events)),
+      model_(file, backend, options.step_tokens),
+      pool_(std::move(pool)),
+      cache_(pool_, backend_hasher(backend, pool_), options.prefix_cache),
+      root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}
+
+Engine::~Engine() {
+  sequences_.clear();
+  leases_.clear();
+}
+
+Status Engine::check(const core::Request& request) const {
+  const std::int64_t prompt = static_cast<std::int64_t>(request.prompt.size());
+  if (prompt == 0) return caller_error("the prompt has no tokens");
+  if (request.layout.anchor_tokens > prompt - 1)
+    return caller_error("the prompt is shorter than its anchors");
+  if (request.layout.anchor_tokens > 0 && prompt == request.layout.preface_tokens()) {
+    return caller_error("the prompt has anchors but no text of its own");
+  }
+  if (prompt >= file_.spec().context) {
+    return caller_error(
+        fmt::format("the prompt has {} tokens, but the model's context holds {}, the answer included", prompt,
+                    file_.spec().context));
+  }
+  for (const std::int32_t token : request.prompt) {
+    if (token < 0 || token >= file_.spec().vocab)
+      return caller_error(fmt::format("there is no token {}", token));
+  }
+  if (request.max_tokens < 1) return caller_error("the number of tokens to generate must be at least 1");
+  const auto share = [](float x) { return x >= 0.0F && x <= 1.0F; };
+  const core::AnchorBounds& anchors = request.anchor_bounds;
+  if (!share(anchors.floor) || !share(anchors.ceiling) || anchors.floor >= 1.0F ||
+      anchors.floor > anchors.ceiling) {
+    return caller_error(
+        "the anchor floor must be at least 0, below 1 and not above the ceiling, which is at most 1");
+  }
+  if (static_cast<std::int64_t>(request.stop.size()) > bounds::kMaxStopStrings) {
+    return caller_error(fmt::format("at most {} stop strings can be given", bounds::kMaxStopStrings));
+  }
+  for (const std::string& stop : request.stop) {
+    if (stop.empty()) return caller_error("a stop string is empty");
+  }
+  if (request.logprobs > bounds::kMaxLogprobs) {
+    return caller_error(fmt::format("at most {} alternatives can be reported a token", bounds::kMaxLogprobs));
+  }
+  return sampler::check(request.sampling);
+}
+
+Result<core::SequenceId> Engine::submit(core::Request request) {
+  if (Status status = check(request); !status) return status.error();
+  pin_anchors(request);
+  const core::SequenceId id = next_id_++;
+  const kv::AnchorOdds odds{request.anchor_bounds.floor_odds(), request.anchor_bounds.ceiling_odds()};
+  kv::BlockTable table(cache_, root_, request.layout, odds);
+  shares_.enter(request.tenant);
+  sequences_.emplace(id, std::make_unique<Sequence>(id, std::move(request), std::move(table), tokenizer_));
+  return id;
+}
+
+void Engine::pin_anchors(const core::Request& request) {
+  if (request.layout.anchor_tokens == 0) return;
+  const std::span<const std::int32_t> preface(request.prompt.data(),
+                                              static_cast<std::size_t>(request.layout.preface_tokens()));
+  std::vector<kv::BlockKey> keys = kv::chain_keys(root_, request.layout, {}, preface);
+  const kv::BlockKey last = keys.back();
+  if (!leases_.contains(last)) leases_.emplace(last, cache_.lease(std::move(keys)));
+}
+
+void Engine::cancel(core::SequenceId id) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  shares_.leave(found->second->request.tenant);
+  sequences_.erase(found);
+}
+
+EngineStats Engine::stats() const {
+  EngineStats stats = stats_;
+  stats.cache = cache_.stats();
+  return stats;
+}
+
+std::vector<std::uint8_t> Engine::kv_bytes(core::SequenceId id) const {
+  const kv::BlockTable& table = sequences_.at(id)->table;
+  const std::int64_t bytes = pool_.geometry().block_bytes();
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(bytes) * table.blocks().size());
+  std::uint8_t* to = out.data();
+  for (const kv::BlockId block : table.blocks()) {
+    model_.backend().download(to, pool_.data(block), bytes);
+    to += bytes;
+  }
+  return out;
+}
+
+}  // namespace fieldprint::engine

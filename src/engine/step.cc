@@ -1,0 +1,253 @@
+#include <algorithm>
+
+#include "engine/engine.h"
+#include "sampler/sampler.h"
+
+/// One step, in the order in which data flows: scheduler, cache, model, sampler, stream. Only here do the
+/// stages meet.
+namespace fieldprint::engine {
+namespace {
+
+double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+}  // namespace
+
+bool Engine::step() {
+  const scheduler::Decision decision = decide();
+  for (const scheduler::Impossible& impossible : decision.impossible) {
+    fail(impossible.id, caller_error(impossible.message()));
+  }
+  release_preempted(decision);
+  admit(decision);
+  const std::vector<Sequence*> batch = place_tokens(decision);
+  if (!batch.empty()) {
+    compute(batch);
+    sample(batch);
+    ++stats_.steps;
+  }
+  for (const core::SequenceId id : finished_) cancel(id);
+  finished_.clear();
+  return !sequences_.empty();
+}
+
+scheduler::SequenceView Engine::view(const Sequence& sequence) const {
+  const core::Request& request = sequence.request;
+  const std::int64_t tokens = static_cast<std::int64_t>(sequence.tokens.size());
+  scheduler::SequenceView view{.id = sequence.id,
+                               .arrival = sequence.id,
+                               .tenant = request.tenant,
+                               .layout = request.layout,
+                               .tokens = tokens};
+  const std::int64_t longest = sequence.prompt_tokens() + request.max_tokens - 1;
+  view.limit_tokens = std::max(tokens, std::min<std::int64_t>(longest, file_.spec().context));
+  if (sequence.running) {
+    view.computed = sequence.table.size();
+    view.tail_shared = sequence.table.tail_shared();
+    view.reclaimable_blocks = sequence.table.reclaimable_blocks();
+    view.pinned_blocks = sequence.table.pinned_blocks();
+    return view;
+  }
+  // The last token is always computed: its logits are what the step is for.
+  const std::span<const std::int32_t> known(sequence.tokens.data(), sequence.tokens.size() - 1);
+  const std::vector<kv::BlockKey> keys = kv::chain_keys(root_, request.layout, sequence.table.odds(), known);
+  const kv::PrefixCache::Probe probe = cache_.probe(keys);
+  if (probe.blocks > 0) view.computed = std::min(request.layout.block_end(probe.blocks - 1), tokens - 1);
+  view.cached_blocks = probe.cached;
+  view.pinned_blocks = probe.pinned;
+  return view;
+}
+
+/// Waiting sequences that may be admitted now. Of those that wait for the same anchors only the first goes
+/// ahead; the others follow when the anchors' blocks are there, instead of computing them once more.
+std::vector<scheduler::SequenceView> Engine::waiting_views() {
+  std::vector<scheduler::SequenceView> views;
+  std::vector<std::span<const std::int32_t>> coming;
+  const auto preface = [](const Sequence& sequence) {
+    return std::span<const std::int32_t>(sequence.tokens)
+        .first(static_cast<std::size_t>(sequence.request.layout.preface_tokens()));
+  };
+  for (const auto& [id, sequence] : sequences_) {
+    const core::BlockLayout& layout = sequence->request.layout;
+    if (sequence->running && layout.anchor_tokens > 0 && sequence->table.size() < layout.preface_tokens()) {
+      coming.push_back(preface(*sequence));
+    }
+  }
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->running) continue;
+    const scheduler::SequenceView seen = view(*sequence);
+    const core::BlockLayout& layout = sequence->request.layout;
+    if (layout.anchor_tokens > 0 && seen.computed < layout.preface_tokens()) {
+      const std::span<const std::int32_t> mine = preface(*sequence);
+      const auto same = [&](std::span<const std::int32_t> other) { return std::ranges::equal(mine, other); };
+      if (std::any_of(coming.begin(), coming.end(), same)) continue;
+      coming.push_back(mine);
+    }
+    views.push_back(seen);
+  }
+  return views;
+}
+
+scheduler::Decision Engine::decide() {
+  std::vector<scheduler::SequenceView> running;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->running) running.push_back(view(*sequence));
+  }
+  const scheduler::Budgets budgets{.step_tokens = options_.step_tokens,
+                                   .prefill_chunk = options_.prefill_chunk,
+                                   .max_batch = options_.max_batch,
+                                   .total_blocks = pool_.blocks(),
+                                   .pinned_blocks = cache_.stats().pinned_blocks,
+                                   .available_blocks = cache_.available_blocks()};
+  return scheduler::decide(waiting_views(), running, budgets, shares_);
+}
+
+void Engine::release_preempted(const scheduler::Decision& decision) {
+  for (const core::SequenceId id : decision.preempt) {
+    Sequence& sequence = *sequences_.at(id);
+    sequence.table.release();
+    sequence.running = false;
+    ++stats_.preemptions;
+  }
+}
+
+void Engine::admit(const scheduler::Decision& decision) {
+  for (const core::SequenceId id : decision.admit) {
+    Sequence& sequence = *sequences_.at(id);
+    const std::int64_t cached = sequence.table.match_prefix(
+        std::span<const std::int32_t>(sequence.tokens).first(sequence.tokens.size() - 1));
+    sequence.running = true;
+    if (!sequence.admitted) {
+      sequence.admitted = Clock::now();
+      sequence.answer.cached_tokens = cached;
+    }
+  }
+}
+
+/// Gives the tokens of the step their slots.
+std::vector<Sequence*> Engine::place_tokens(const scheduler::Decision& decision) {
+  std::vector<Sequence*> batch;
+  for (const scheduler::Run& run : decision.run) {
+    Sequence& sequence = *sequences_.at(run.id);
+    // A prefix may have become longer between the view and the admission.
+    sequence.step_tokens = std::min(run.tokens, sequence.left());
+    const std::span<const std::int32_t> tokens(sequence.tokens.data() + sequence.table.size(),
+                                               static_cast<std::size_t>(sequence.step_tokens));
+    CHECK(sequence.table.append(tokens), "the scheduler gave sequence {} more blocks than there are", run.id);
+    shares_.charge(sequence.request.tenant, run.tokens);
+    batch.push_back(&sequence);
+  }
+  return batch;
+}
+
+void Engine::compute(const std::vector<Sequence*>& batch) {
+  std::vector<model::SequenceSlice> slices;
+  std::vector<kv::BlockTable*> tables;
+  for (Sequence* sequence : batch) {
+    const std::int64_t first = sequence->table.size() - sequence->step_tokens;
+    slices.push_back({.tokens = std::span<const std::int32_t>(sequence->tokens)
+                                    .subspan(static_cast<std::size_t>(first),
+                                             static_cast<std::size_t>(sequence->step_tokens)),
+                      .first_position = static_cast<std::int32_t>(first),
+                      .anchor_tokens = static_cast<std::int32_t>(sequence->request.layout.anchor_tokens),
+                      .blocks = sequence->table.blocks().data(),
+                      .floor_odds = sequence->table.odds().floor,
+                      .ceiling_odds = sequence->table.odds().ceiling,
+                      .logits = sequence->left() == 0 ? 1 : 0});
+    tables.push_back(&sequence->table);
+    stats_.computed_tokens += sequence->step_tokens;
+  }
+  const std::vector<bool> finite = model_.forward(slices, {pool_.base(), pool_.geometry().block_bytes()});
+  kv::BlockTable::seal_filled(tables);
+  for (std::size_t i = 0; i < batch.size(); ++i) batch[i]->finite = finite[i];
+}
+
+void Engine::sample(const std::vector<Sequence*>& batch) {
+  std::vector<Sequence*> rows;
+  for (Sequence* sequence : batch) {
+    if (sequence->left() == 0) rows.push_back(sequence);
+  }
+  const std::size_t most = static_cast<std::size_t>(model_.max_logit_rows());
+  for (std::size_t first = 0; first < rows.size(); first += most) {
+    const std::size_t count = std::min(most, rows.size() - first);
+    const std::span<const float> logits =
+        model_.logits(static_cast<std::int32_t>(first), static_cast<std::int32_t>(count));
+    for (std::size_t i = 0; i < count; ++i) {
+      Sequence& sequence = *rows[first + i];
+      if (!sequence.finite) {
+        fail(sequence.id, environment_error("the model's activations are not finite on this prompt"));
+        continue;
+      }
+      Result<sampler::Pick> picked = pick(sequence, static_cast<std::int32_t>(i), logits);
+      if (!picked) {
+        fail(sequence.id, picked.error());
+        continue;
+      }
+      append_token(sequence, *picked, static_cast<std::int32_t>(first + i));
+    }
+  }
+}
+
+Result<sampler::Pick> Engine::pick(const Sequence& sequence, std::int32_t row,
+                                   std::span<const float> logits) {
+  const std::size_t vocab = static_cast<std::size_t>(file_.spec().vocab);
+  sampler::LogitRow access{logits.subspan(static_cast<std::size_t>(row) * vocab, vocab),
+                           [&](float scale) { return model_.probabilities(row, scale); }};
+  const core::Request& request = sequence.request;
+  std::vector<float> penalised;
+  if (request.sampling.repetition_penalty != 1.0F) {
+    penalised.assign(access.logits.begin(), access.logits.end());
+    sampler::penalise(penalised, sequence.tokens, request.sampling.repetition_penalty);
+    model_.set_logits(row, penalised);
+    access.logits = penalised;
+  }
+  return sampler::pick(access, request.sampling, static_cast<std::int64_t>(sequence.tokens.size()),
+                       request.logprobs);
+}
+
+void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row) {
+  core::OutputToken token{pick.token, pick.logprob, {}};
+  for (const sampler::TokenLogprob& other : pick.most_likely) {
+    token.alternatives.push_back({other.token, other.logprob});
+  }
+  sequence.answer.output.push_back(std::move(token));
+  sequence.tokens.push_back(pick.token);
+  if (!sequence.first_token) sequence.first_token = Clock::now();
+  if (sequence.request.layout.anchor_tokens > 0) sequence.add_mass(model_.anchor_mass(logit_row));
+
+  const bool ended = tokenizer_.is_end_of_generation(pick.token);
+  const StopMatcher::Found found =
+      sequence.stop.push(ended ? std::string() : sequence.decoder.push(pick.token));
+  sequence.answer.text += found.text;
+  if (events_.text) events_.text(sequence.id, found.text);
+
+  const bool full = static_cast<std::int64_t>(sequence.answer.output.size()) >= sequence.request.max_tokens ||
+                    static_cast<std::int64_t>(sequence.tokens.size()) >= file_.spec().context;
+  if (found.stopped) {
+    finish(sequence, core::FinishReason::kStop, {});
+  } else if (ended || full) {
+    const StopMatcher::Found rest = sequence.stop.push(sequence.decoder.finish());
+    finish(sequence, ended || rest.stopped ? core::FinishReason::kStop : core::FinishReason::kLength,
+           rest.stopped ? rest.text : rest.text + sequence.stop.finish());
+  }
+}
+
+void Engine::finish(Sequence& sequence, core::FinishReason reason, std::string rest) {
+  core::Answer& answer = sequence.answer;
+  answer.text += rest;
+  if (events_.text && !rest.empty()) events_.text(sequence.id, rest);
+  answer.finish_reason = reason;
+  answer.blocks = sequence.block_records();
+  answer.anchor_mass = sequence.mean_mass();
+  const Clock::time_point now = Clock::now();
+  answer.prefill_seconds = seconds(*sequence.first_token - *sequence.admitted);
+  answer.decode_seconds = seconds(now - *sequence.first_token);
+  finished_.push_back(sequence.id);
+  if (events_.finished) events_.finished(sequence.id, answer);
+}
+
+void Engine::fail(core::SequenceId id, Error error) {
+  finished_.push_back(id);
+  if (events_.failed) events_.failed(id, std::move(error));
+}
+
+}  // namespace fieldprint::engine
