@@ -182,13 +182,20 @@ def check_exactness(room, source):
 
 
 def check_companions(sources):
-    """x_test.cc, x_fuzz.cc and x_bench.cc sit beside x.h or x.cc."""
+    """x_test.cc, x_fuzz.cc and x_bench.cc sit beside x.h or x.cc, or above the folders that each have one.
+
+    A test of one side of x may be called x_side_test.cc.
+    """
     findings = []
     for source in sources.values():
-        if source.is_test and source.name.startswith("src/"):
-            stem = re.sub(r"_(test|fuzz|bench)\.\w+$", "", source.name)
-            if not any(stem + suffix in sources for suffix in tidy_cpp.CPP_SUFFIXES):
-                findings.append(Finding(source.name, 1, f"no {os.path.basename(stem)}.h or .cc beside it", False))
+        if not (source.is_test and source.name.startswith("src/")):
+            continue
+        folder, file = os.path.split(source.name)
+        stem = re.sub(r"_(test|fuzz|bench)\.\w+$", "", file)
+        near = (other for other in sources.values()
+                if not other.is_test and folder in (os.path.dirname(other.name), os.path.dirname(os.path.dirname(other.name))))
+        if not any((stem + "_").startswith(os.path.basename(other.name).split(".")[0] + "_") for other in near):
+            findings.append(Finding(source.name, 1, f"no {stem}.h or .cc beside it", False))
     return findings
 
 

@@ -237,6 +237,9 @@ class RoomRules(unittest.TestCase):
         found = check_files(src__kv__pool_test___cc="")
         self.assertEqual(["no pool.h or .cc beside it"], messages(found))
         self.assertFalse(found[0].is_error)
+        for near in ("src__kv__pool___h", "src__kv__inner__pool___cc", "src__kv__po___h"):
+            found = check_files(**{near: ""}, src__kv__pool_test___cc="", src__kv__pool_crash_test___cc="")
+            self.assertEqual(2 if near == "src__kv__po___h" else 0, len(found), near)
 
 
 class Program(unittest.TestCase):

@@ -104,14 +104,14 @@ const std::uint8_t* as_subject(std::string_view text) {
 
 struct PreTokenizer::Stage {
   struct Free {
-    void operator()(pcre2_code* code) const { pcre2_code_free(code); }
+    void operator()(pcre2_code* p) const { pcre2_code_free(p); }
   };
   std::unique_ptr<pcre2_code, Free> code;
 };
 
 struct PreTokenizer::Match {
   struct Free {
-    void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
+    void operator()(pcre2_match_data* p) const { pcre2_match_data_free(p); }
   };
   std::unique_ptr<pcre2_match_data, Free> data{pcre2_match_data_create(1, nullptr)};
 
