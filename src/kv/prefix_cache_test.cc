@@ -119,6 +119,19 @@ TEST(PrefixCache, LeasesOnTheSameAnchorsCount) {
   EXPECT_EQ(f.cache.stats().pinned_blocks, 0);
 }
 
+TEST(PrefixCache, AnchorsNoLongerInForceAreEvictedFromTheirEnd) {
+  Fixture f(2);
+  AnchorLease lease = f.cache.lease({key("sink"), key("anchors")});
+  const BlockId sink = f.sealed("sink", "root", Segment::kSink);
+  const BlockId anchors = f.sealed("anchors", "sink", Segment::kAnchors);
+  f.cache.release(anchors);
+  f.cache.release(sink);
+  lease.end();
+  EXPECT_EQ(f.cache.acquire(), anchors);
+  EXPECT_EQ(f.cache.probe(std::vector{key("sink")}).blocks, 1);
+  f.cache.release(anchors);
+}
+
 TEST(PrefixCache, BlockComputedTwiceIsFoldedIntoTheIndexedOne) {
   Fixture f(2);
   const BlockId first = f.sealed("sink", "root", Segment::kSink);

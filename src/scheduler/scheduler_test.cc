@@ -142,6 +142,37 @@ TEST(Scheduler, CachedBlocksOfAnAdmissionAreTakenFromTheAvailableOnes) {
   EXPECT_EQ(decide({s}, {decoding(1, 30)}, budgets).admit.size(), 1U);
 }
 
+TEST(Scheduler, BlocksThatRunningPromptsStillNeedAreNotGivenToOthers) {
+  Budgets budgets = kRoomy;
+  budgets.total_blocks = 20;
+  budgets.available_blocks = 12;
+  const std::vector<SequenceView> running = {prefilling(1, 1 + 11 * 64, 1 + 64)};
+  EXPECT_TRUE(decide({waiting(2, 100)}, running, budgets).admit.empty());
+  budgets.available_blocks = 14;
+  EXPECT_EQ(decide({waiting(2, 100)}, running, budgets).admit.size(), 1U);
+}
+
+TEST(Scheduler, BlocksOfOneAdmissionAreNotGivenToTheNext) {
+  Budgets budgets = kRoomy;
+  budgets.total_blocks = 8;
+  budgets.available_blocks = 8;
+  SequenceView first = waiting(1, 1 + 64 * 5 + 1);
+  first.computed = 1 + 64 * 5;
+  first.cached_blocks = 6;
+  EXPECT_EQ(decide({first, waiting(2, 1)}, {}, budgets).admit, std::vector<core::SequenceId>{1});
+  first.cached_blocks = 5;
+  EXPECT_EQ(decide({first, waiting(2, 1)}, {}, budgets).admit, (std::vector<core::SequenceId>{1, 2}));
+}
+
+TEST(Scheduler, NobodyIsAdmittedInAStepThatPreempts) {
+  Budgets budgets = kRoomy;
+  budgets.total_blocks = 14;
+  budgets.available_blocks = 0;
+  const Decision d = decide({waiting(3, 5)}, {decoding(1, 66), decoding(2, 700)}, budgets);
+  EXPECT_EQ(d.preempt, std::vector<core::SequenceId>{2});
+  EXPECT_TRUE(d.admit.empty());
+}
+
 TEST(Scheduler, ReportsASequenceThatCannotFitAloneWithTheNumbers) {
   Budgets budgets = kRoomy;
   budgets.total_blocks = 10;
