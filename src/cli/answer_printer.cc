@@ -16,7 +16,7 @@ double mean_of(const std::vector<float>& values) {
 
 Digest kv_digest(const commit::Body& body) {
   Sha256 hash;
-  for (const commit::KvBlock& block : body.kv_blocks) hash.update(block.digest);
+  for (const core::BlockRecord& block : body.kv_blocks) hash.update(block.digest);
   return hash.finish();
 }
 

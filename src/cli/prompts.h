@@ -16,7 +16,7 @@ struct Prompt {
   std::string id;
   std::vector<tokenizer::Message> messages;  ///< empty: `text` is the prompt
   std::string text;
-  core::SamplingSettings sampling;
+  SamplingSettings sampling;
   std::int32_t max_tokens = 128;
   std::vector<std::string> stop;
   std::int32_t logprobs = -1;

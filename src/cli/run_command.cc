@@ -198,7 +198,7 @@ void add_prompt_options(CLI::App& command, RunOptions& options) {
   source->require_option(1);
   command.add_option("-n,--max-tokens", options.defaults.max_tokens, "most tokens to generate")
       ->check(CLI::Range(1, 1 << 20));
-  core::SamplingSettings& sampling = options.defaults.sampling;
+  SamplingSettings& sampling = options.defaults.sampling;
   command.add_option("--seed", sampling.seed, "of the random numbers");
   command.add_option("--temperature", sampling.temperature, "0 = greedy");
   command.add_option("--top-k", sampling.top_k, "0 = off");

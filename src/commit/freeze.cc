@@ -14,15 +14,12 @@ Body freeze(const Origin& origin, const core::Request& request, const core::Answ
   body.anchor_tokens.assign(sink_end, anchors_end);
   body.context_tokens.assign(anchors_end, request.prompt.end());
   body.sampling = request.sampling;
-  body.max_tokens = static_cast<std::uint32_t>(request.max_tokens);
+  body.max_tokens = request.max_tokens;
   body.stop = request.stop;
   for (const core::OutputToken& token : answer.output) body.output_tokens.push_back(token.token);
   body.output_digest = digest_of(body.output_tokens);
   body.finish_reason = answer.finish_reason;
-  for (const core::BlockRecord& block : answer.blocks) {
-    body.kv_blocks.push_back({block.segment, static_cast<std::uint32_t>(block.index),
-                              static_cast<std::uint32_t>(block.tokens), block.digest});
-  }
+  body.kv_blocks = answer.blocks;
   body.anchor_mass = answer.anchor_mass;
   return body;
 }

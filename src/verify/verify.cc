@@ -110,7 +110,7 @@ Check check_finish(const Body& body, const weights::ModelSpec& spec, const token
   for (std::size_t i = 0; i < count; ++i) {
     bool ended = text.push(body.output_tokens[i]).ended;
     const bool last = i + 1 == count;
-    const bool full = count >= body.max_tokens || history_tokens(body) >= spec.context;
+    const bool full = static_cast<std::int64_t>(count) >= body.max_tokens || history_tokens(body) >= spec.context;
     if (last && !ended && full) ended = text.finish().ended;
     if (ended != last && (ended || !full)) {
       return {name, false,
@@ -119,7 +119,7 @@ Check check_finish(const Body& body, const weights::ModelSpec& spec, const token
     }
     if (!last) continue;
     const auto reason = ended ? core::FinishReason::kStop : core::FinishReason::kLength;
-    const bool same = reason == body.finish_reason && count <= body.max_tokens;
+    const bool same = reason == body.finish_reason && static_cast<std::int64_t>(count) <= body.max_tokens;
     return {name, same,
             same ? fmt::format("the answer ends by {}", name_of(reason))
                  : fmt::format("the receipt says {}, but the answer ends by {}", name_of(body.finish_reason),
@@ -164,11 +164,10 @@ Check check_blocks(const Body& body, const Replayed& replayed) {
                         replayed.blocks.size())};
   }
   for (std::size_t i = 0; i < body.kv_blocks.size(); ++i) {
-    const commit::KvBlock& stated = body.kv_blocks[i];
+    const core::BlockRecord& stated = body.kv_blocks[i];
     const core::BlockRecord& given = replayed.blocks[i];
     const std::string place = fmt::format("{} block {}", name_of(given.segment), given.index);
-    if (stated.segment != given.segment || static_cast<std::int32_t>(stated.index) != given.index ||
-        static_cast<std::int32_t>(stated.tokens) != given.tokens) {
+    if (stated.segment != given.segment || stated.index != given.index || stated.tokens != given.tokens) {
       return {fmt::format("kv_blocks[{}]", i), false,
               fmt::format("stated as something else than {} with {} tokens", place, given.tokens)};
     }
