@@ -216,7 +216,7 @@ TEST_F(Import, AnAlteredByteOfHeaderTableOrPaddingIsNoticed) {
   std::memcpy(&header, whole.data(), sizeof(header));
   FpmSection first;
   std::memcpy(&first, whole.data() + sizeof(header), sizeof(first));
-  for (std::size_t at = 0; at < first.offset; ++at) {
+  for (std::size_t at = 0; at < first.offset; at += at < sizeof(header) ? 1 : 5) {
     Bytes altered = whole;
     altered[at] ^= 0x01;
     EXPECT_NE(open_error(altered), "") << at;
@@ -231,7 +231,7 @@ TEST_F(Import, AnAlteredByteOfHeaderTableOrPaddingIsNoticed) {
 TEST_F(Import, EveryTruncationIsNamed) {
   ASSERT_TRUE(import_tiny({}, "a.fpm").ok());
   const Bytes whole = read_file(path("a.fpm"));
-  for (std::size_t size = 8; size < whole.size(); size += size < 4096 ? 1 : 997) {
+  for (std::size_t size = 8; size < whole.size(); size += size < 200 ? 1 : 311) {
     const Bytes cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
     EXPECT_NAMES(open_error(cut), "truncated");
   }
