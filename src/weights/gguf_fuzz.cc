@@ -64,6 +64,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::vector<float> row(static_cast<std::size_t>(tensor.columns()));
     dequantize_row(tensor.type, tensor.row(tensor.rows() - 1), row);
   }
+  for (const char* key :
+       {"general.name", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "llama.block_count"}) {
+    static_cast<void>(gguf->integer(key).ok() || gguf->real(key).ok() || gguf->boolean(key).ok());
+    static_cast<void>(gguf->string(key).ok() || gguf->reals(key).ok() || gguf->integers(key).ok());
+  }
   const auto vocabulary = read_gguf_vocabulary(*gguf);
   const auto model = read_gguf_model(*gguf);
   if (model) pack_everything(*model);
