@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <string>
 
@@ -26,8 +27,7 @@ using testing::Bytes;
 
 /// A sound .fpm file, made by importing a small model.
 Bytes imported(const testing::TinyModel& tiny) {
-  const char* const root = std::getenv("TMPDIR");
-  std::string base = std::string(root == nullptr ? "/var/tmp" : root) + "/fieldprint-fuzz-XXXXXX";
+  std::string base = (std::filesystem::temp_directory_path() / "fieldprint-fuzz-XXXXXX").string();
   const int fd = ::mkstemp(base.data());
   CHECK(fd >= 0);
   const Bytes gguf = tiny.builder().build();
