@@ -35,7 +35,7 @@ TEST(Cbor, WritesTheExamplesOfTheStandard) {
       {1000000000000, "1b000000e8d4a51000"},
       {18446744073709551615u, "1bffffffffffffffff"}};
   for (const auto& [value, expected] : numbers) {
-    EXPECT_EQ(hex([&](CborWriter& w) { w.unsigned_integer(value); }), expected);
+    EXPECT_EQ(hex([number = value](CborWriter& w) { w.unsigned_integer(number); }), expected);
   }
   EXPECT_EQ(hex([](CborWriter& w) { w.integer(-1); }), "20");
   EXPECT_EQ(hex([](CborWriter& w) { w.integer(-1000); }), "3903e7");
@@ -56,7 +56,7 @@ TEST(Cbor, WritesFloatsInTheShortestFormThatKeepsThem) {
       {65536.0f, "fa47800000"}, {3.4028234663852886e+38f, "fa7f7fffff"},
       {0x1p-149f, "fa00000001"}};
   for (const auto& [value, expected] : floats) {
-    EXPECT_EQ(hex([&](CborWriter& w) { w.single(value); }), expected) << value;
+    EXPECT_EQ(hex([number = value](CborWriter& w) { w.single(number); }), expected) << value;
   }
 }
 
