@@ -97,7 +97,7 @@ void store_sinks(const AttentionArgs& args, std::int64_t kv_head, const Block& b
   for (std::int64_t r = 0; r < block.count; ++r) {
     const Origin& origin = block.origins[r];
     float* out = stored_state(args, origin, 0);
-    State state;
+    State state{};
     clear(state);
     if (args.window != 0 && origin.position >= args.window) {
       store(state, args.head_dim, out);

@@ -307,13 +307,13 @@ inline void weigh(const UnpackedPage& page, const __m512i (&dots)[N][4], std::in
   const __m128i denominator = _mm_castps_si128(reduce_rows(sums, integer_sum));
   merge_rows<N>(rows, maximum, _mm_mul_ps(_mm_cvtepi32_ps(denominator), _mm_set1_ps(0x1p-23F)), steps);
 
-  // Every value zero: the ratio would be 0/0.
+  // Every value zero or nearly so: the output is zero, and the ratio would not be finite.
   const __m128 top = reduce_rows(largest, larger_of);
-  const __mmask8 any = _mm_cmp_ps_mask(top, _mm_setzero_ps(), _CMP_NEQ_UQ);
+  const __mmask8 any = _mm_cmp_ps_mask(top, _mm_set1_ps(exact::kSmallestWeight), _CMP_GE_OQ);
   alignas(16) float ratios[4];
   alignas(16) float units[4];
   _mm_store_ps(ratios, _mm_maskz_div_ps(any, _mm_set1_ps(exact::kWeightMax), top));
-  _mm_store_ps(units, _mm_div_ps(top, _mm_set1_ps(exact::kWeightMax)));
+  _mm_store_ps(units, _mm_maskz_div_ps(any, top, _mm_set1_ps(exact::kWeightMax)));
   // Weights are the low 16 bits; bytes 0 and 1 of each lane of two vectors go apart.
   const __m512i apart = _mm512_setr_epi32(
       0x0C080400, 0x1C181410, 0x2C282420, 0x3C383430, 0x4C484440, 0x5C585450, 0x6C686460, 0x7C787470,
@@ -412,10 +412,11 @@ class SinglePage {
     const std::uint8_t* scales = values + kTokens * dim;
     key_scale_ = widen(scales);
     const float value_scale = widen(scales + 2 * kTokens);
-    const float unit = value_scale > 0.0F ? value_scale / exact::kWeightMax : 0.0F;
+    const bool any = value_scale >= exact::kSmallestWeight;
+    const float unit = value_scale / exact::kWeightMax;
     for (std::int64_t d = 0; d < dim; ++d) {
       const auto value = static_cast<std::int8_t>(values[d * kTokens]);
-      output_[d] = static_cast<float>(65535 * value) * unit;
+      output_[d] = any ? static_cast<float>(65535 * value) * unit : 0.0F;
     }
   }
 
