@@ -35,7 +35,7 @@ struct SequenceSpec {
 };
 
 /// What the values of a history look like.
-enum class TokenKind { kOrdinary, kExtreme, kWideScales, kZeroValues, kZero };
+enum class TokenKind { kOrdinary, kExtreme, kWideScales, kZeroValues, kZero, kTinyValues };
 
 class PagedAttention {
  public:
@@ -198,7 +198,7 @@ class PagedAttention {
     if (!vary_kinds_) return TokenKind::kOrdinary;
     // A kind a page, so that whole tiles are zero.
     const std::uint64_t draw = source(owner, position / exact::kPageTokens, -1)() % 10;
-    return draw < 5 ? static_cast<TokenKind>(draw) : TokenKind::kOrdinary;
+    return draw < 6 ? static_cast<TokenKind>(draw) : TokenKind::kOrdinary;
   }
 
   static std::int8_t draw_byte(Source& random, TokenKind kind) {
@@ -233,7 +233,9 @@ class PagedAttention {
       for (std::int64_t d = 0; d < dim; ++d) {
         values[d * exact::kPageTokens + slot] = static_cast<std::uint8_t>(draw_byte(random, kind));
       }
-      const std::uint16_t value_scale = draw_scale(random, kind);
+      std::uint16_t value_scale = draw_scale(random, kind);
+      // Weights around and below the smallest normal number.
+      if (kind == TokenKind::kTinyValues) value_scale = exact::to_bf16(random() % 8 == 0 ? 0x1p-107F : 0.0F);
       std::memcpy(scales + 2 * (exact::kPageTokens + slot), &value_scale, 2);
     }
   }

@@ -27,6 +27,8 @@ inline constexpr int kChunkTiles = 8;   ///< 512 tokens
 inline constexpr int kGroupTiles = 32;  ///< 2,048 tokens
 inline constexpr float kWeightMax =
     65535.0F;  ///< attention weights are 16-bit, relative to their tile's largest
+inline constexpr float kSmallestWeight =
+    0x1p-110F;  ///< a tile whose largest weight lies below has output 0: its reciprocal would overflow
 inline constexpr float kDenominatorOne = 0x1p23F;
 inline constexpr float kMagic23 = 0x1p23F;  ///< fma(x, y, 2^23) leaves round(x·y) in its low 23 bits
 inline constexpr std::uint32_t kMagic23Bits = 0x4B000000U;

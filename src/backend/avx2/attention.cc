@@ -56,6 +56,13 @@ void add_query(const AttentionArgs& args, const AttentionSequence& sequence, std
   }
 }
 
+/// Pages lie anywhere, so the processor cannot guess which one is next.
+void prefetch(const std::uint8_t* page, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(page + i), _MM_HINT_T1);
+  }
+}
+
 /// Merges one page into the chunks of the rows that see any of it.
 void attend_page(const AttentionArgs& args, const std::uint8_t* page, std::int64_t start, Block& block) {
   Row* active[kMaxRows];
@@ -90,7 +97,7 @@ void store_sinks(const AttentionArgs& args, std::int64_t kv_head, const Block& b
   for (std::int64_t r = 0; r < block.count; ++r) {
     const Origin& origin = block.origins[r];
     float* out = stored_state(args, origin, 0);
-    State state;
+    State state{};
     clear(state);
     if (args.window != 0 && origin.position >= args.window) {
       store(state, args.head_dim, out);
@@ -199,6 +206,7 @@ void run_context(const AttentionArgs& args, std::int64_t kv_head, Block& block) 
   // only at boundaries, though it ended before, merges the same states in the same order.
   const std::int64_t tiles = (block.rows[block.count - 1].last + kTokens - 1) / kTokens;
   for (std::int64_t t = block.rows[0].first / kTokens; t < tiles; ++t) {
+    if (t + 1 < tiles) prefetch(page_of(args, blocks[t + 1], kv_head), page_bytes(dim));
     attend_page(args, page_of(args, blocks[t], kv_head), t * kTokens, block);
     const bool end = t + 1 == tiles;
     if (end || (t + 1) % exact::kChunkTiles == 0) fold_chunks(block, dim);

@@ -270,10 +270,11 @@ inline MergeStep weigh(const UnpackedPage& page, const std::int32_t* dots, std::
   }
   const float denominator = static_cast<float>(reduce_add(sum)) * 0x1p-23F;
 
-  // Every value zero: the ratio would be 0/0.
+  // Every value zero or nearly so: the output is zero, and the ratio would not be finite.
   const float top = reduce_max(largest);
-  const float ratio = top == 0.0F ? 0.0F : exact::kWeightMax / top;
-  out.unit = top / exact::kWeightMax;
+  const bool any = top >= exact::kSmallestWeight;
+  const float ratio = any ? exact::kWeightMax / top : 0.0F;
+  out.unit = any ? top / exact::kWeightMax : 0.0F;
   const __m256i order = _mm256_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 8, 9,
                                          4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
   for (int g = 0; g < kVectors; ++g) {
@@ -370,10 +371,11 @@ class SinglePage {
     const std::uint8_t* scales = values + kTokens * dim;
     key_scale_ = widen(scales);
     const float value_scale = widen(scales + 2 * kTokens);
-    const float unit = value_scale > 0.0F ? value_scale / exact::kWeightMax : 0.0F;
+    const bool any = value_scale >= exact::kSmallestWeight;
+    const float unit = value_scale / exact::kWeightMax;
     for (std::int64_t d = 0; d < dim; ++d) {
       const auto value = static_cast<std::int8_t>(values[d * kTokens]);
-      output_[d] = static_cast<float>(65535 * value) * unit;
+      output_[d] = any ? static_cast<float>(65535 * value) * unit : 0.0F;
     }
   }
 

@@ -192,46 +192,140 @@ struct TileWeights {
   }
 };
 
-/// Scores to weights: the middle of the tile. `seen` has a bit for each token that counts.
-inline MergeStep weigh(const UnpackedPage& page, const __m512i* dots, std::uint64_t seen, float q_scale,
-                       State& state, TileWeights& out) {
-  __m512 p[4];
-  __m512 largest_score = _mm512_set1_ps(bits_to_float(kInfinityBits | 0x80000000U));
-  for (int g = 0; g < 4; ++g) {
-    const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(q_scale), _mm512_load_ps(page.key_scales + 16 * g));
-    p[g] = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[g]), scale);
-    const __mmask16 mask = static_cast<__mmask16>(seen >> (16 * g));
-    largest_score = _mm512_mask_max_ps(largest_score, mask, p[g], largest_score);
+/// One number for each of four rows from one vector for each of N: `op` folds lanes, in any order.
+template <int N, typename Op>
+inline __m128 reduce_rows(const __m512 (&x)[N], Op op) {
+  __m128 by4[4];
+  for (int n = 0; n < 4; ++n) {
+    const __m512 row = x[n < N ? n : 0];
+    const __m256 by8 = op(_mm512_castps512_ps256(row), _mm512_extractf32x8_ps(row, 1));
+    by4[n] = _mm256_castps256_ps128(op(by8, _mm256_permute2f128_ps(by8, by8, 1)));
   }
-  const float maximum = _mm512_reduce_max_ps(largest_score);
+  const auto by2 = [&](__m128 first, __m128 second) {
+    return op(_mm256_castps128_ps256(_mm_unpacklo_ps(first, second)),
+              _mm256_castps128_ps256(_mm_unpackhi_ps(first, second)));
+  };
+  const __m128 low = _mm256_castps256_ps128(by2(by4[0], by4[1]));
+  const __m128 high = _mm256_castps256_ps128(by2(by4[2], by4[3]));
+  return _mm256_castps256_ps128(
+      op(_mm256_castps128_ps256(_mm_movelh_ps(low, high)), _mm256_castps128_ps256(_mm_movehl_ps(high, low))));
+}
+
+inline __m256 larger_of(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+inline __m256 integer_sum(__m256 a, __m256 b) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
+inline __mmask8 empty_lanes(__m128 maximum) {
+  const __m128i magnitude = _mm_and_si128(_mm_castps_si128(maximum), _mm_set1_epi32(0x7FFFFFFF));
+  return _mm_cmpeq_epi32_mask(magnitude, _mm_set1_epi32(kInfinityBits));
+}
+
+/// merge_scalars into the chunks of N rows.
+template <int N>
+inline void merge_rows(Row* const* rows, __m128 maximum, __m128 denominator, MergeStep (&steps)[N]) {
+  alignas(16) float maxima[4] = {};
+  alignas(16) float denominators[4] = {};
+  for (int n = 0; n < N; ++n) {
+    maxima[n] = rows[n]->chunk.maximum;
+    denominators[n] = rows[n]->chunk.denominator;
+  }
+  const __m128 old_maximum = _mm_load_ps(maxima);
+  const __m128 old_denominator = _mm_load_ps(denominators);
+  const __mmask8 skip = empty_lanes(maximum);
+  const __mmask8 copy = static_cast<__mmask8>(empty_lanes(old_maximum) & ~skip);
+  const __m128 larger = _mm_max_ps(maximum, old_maximum);
+  const __m256 below = _mm256_set_m128(_mm_sub_ps(maximum, larger), _mm_sub_ps(old_maximum, larger));
+  const __m256 factors = _mm512_castps512_ps256(exp2(_mm512_zextps256_ps512(below)));
+  const __m128 a = _mm256_castps256_ps128(factors);
+  const __m128 b = _mm256_extractf128_ps(factors, 1);
+  __m128 merged = _mm_fmadd_ps(old_denominator, a, _mm_mul_ps(denominator, b));
+  merged = _mm_mask_mov_ps(merged, copy, denominator);
+  _mm_store_ps(maxima, _mm_mask_mov_ps(larger, copy, maximum));
+  _mm_store_ps(denominators, merged);
+  alignas(32) float both[8];
+  _mm256_store_ps(both, factors);
+  for (int n = 0; n < N; ++n) {
+    steps[n].factor = {both[n], both[n + 4]};
+    steps[n].how = (copy >> n & 1) != 0 ? Merge::kCopy : Merge::kFold;
+    if ((skip >> n & 1) != 0) {
+      steps[n].how = Merge::kSkip;
+      continue;
+    }
+    rows[n]->chunk.maximum = maxima[n];
+    rows[n]->chunk.denominator = denominators[n];
+  }
+}
+
+/// Bits first..last of the tile that starts at token `start`; at least one.
+inline std::uint64_t tokens_seen(const Row& row, std::int64_t start) {
+  const std::int64_t first = row.first > start ? row.first - start : 0;
+  const std::int64_t last = row.last < start + kTokens ? row.last - start : kTokens;
+  return (~std::uint64_t{0} << first) & (~std::uint64_t{0} >> (kTokens - last));
+}
+
+/// Scores to weights: the middle of the tile, for N rows at once, because one alone waits for its own
+/// results.
+template <int N>
+inline void weigh(const UnpackedPage& page, const __m512i (&dots)[N][4], std::int64_t start, Row* const* rows,
+                  TileWeights (&out)[N], MergeStep (&steps)[N]) {
+  __m512 p[N][4];
+  __m512 largest[N];
+  std::uint64_t seen[N];
+  for (int n = 0; n < N; ++n) {
+    seen[n] = tokens_seen(*rows[n], start);
+    largest[n] = _mm512_set1_ps(bits_to_float(kInfinityBits | 0x80000000U));
+    for (int g = 0; g < 4; ++g) {
+      const __m512 scale =
+          _mm512_mul_ps(_mm512_set1_ps(rows[n]->scale), _mm512_load_ps(page.key_scales + 16 * g));
+      p[n][g] = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[n][g]), scale);
+      const __mmask16 mask = static_cast<__mmask16>(seen[n] >> (16 * g));
+      largest[n] = _mm512_mask_max_ps(largest[n], mask, p[n][g], largest[n]);
+    }
+  }
+  alignas(16) float maxima[4];
+  const __m128 maximum = reduce_rows(largest, larger_of);
+  _mm_store_ps(maxima, maximum);
 
   // 64 · 2^23 = 2^29 fits in the integer sum.
   const __m512 magic = _mm512_set1_ps(exact::kMagic23);
-  __m512i sum = _mm512_setzero_si512();
-  __m512 largest = _mm512_setzero_ps();
-  for (int g = 0; g < 4; ++g) {
-    const __mmask16 mask = static_cast<__mmask16>(seen >> (16 * g));
-    p[g] = _mm512_maskz_mov_ps(mask, exp2(_mm512_sub_ps(p[g], _mm512_set1_ps(maximum))));
-    const __m512 fixed = _mm512_fmadd_ps(p[g], _mm512_set1_ps(exact::kDenominatorOne), magic);
-    sum = _mm512_add_epi32(sum, _mm512_sub_epi32(_mm512_castps_si512(fixed), _mm512_castps_si512(magic)));
-    p[g] = _mm512_mul_ps(p[g], _mm512_load_ps(page.value_scales + 16 * g));
-    largest = _mm512_max_ps(p[g], largest);
+  __m512 sums[N];
+  for (int n = 0; n < N; ++n) {
+    __m512i sum = _mm512_setzero_si512();
+    largest[n] = _mm512_setzero_ps();
+    for (int g = 0; g < 4; ++g) {
+      const __mmask16 mask = static_cast<__mmask16>(seen[n] >> (16 * g));
+      const __m512 below = _mm512_sub_ps(p[n][g], _mm512_set1_ps(maxima[n]));
+      p[n][g] = _mm512_maskz_mov_ps(mask, exp2(below));
+      const __m512 fixed = _mm512_fmadd_ps(p[n][g], _mm512_set1_ps(exact::kDenominatorOne), magic);
+      sum = _mm512_add_epi32(sum, _mm512_sub_epi32(_mm512_castps_si512(fixed), _mm512_castps_si512(magic)));
+      p[n][g] = _mm512_mul_ps(p[n][g], _mm512_load_ps(page.value_scales + 16 * g));
+      largest[n] = _mm512_max_ps(p[n][g], largest[n]);
+    }
+    sums[n] = _mm512_castsi512_ps(sum);
   }
-  const float denominator = static_cast<float>(_mm512_reduce_add_epi32(sum)) * 0x1p-23F;
+  const __m128i denominator = _mm_castps_si128(reduce_rows(sums, integer_sum));
+  merge_rows<N>(rows, maximum, _mm_mul_ps(_mm_cvtepi32_ps(denominator), _mm_set1_ps(0x1p-23F)), steps);
 
-  // Every value zero: the ratio would be 0/0.
-  const float top = _mm512_reduce_max_ps(largest);
-  const float ratio = top == 0.0F ? 0.0F : exact::kWeightMax / top;
-  out.unit = top / exact::kWeightMax;
-  __m512i w[4];
-  for (int g = 0; g < 4; ++g) w[g] = _mm512_castps_si512(_mm512_fmadd_ps(p[g], _mm512_set1_ps(ratio), magic));
+  // Every value zero or nearly so: the output is zero, and the ratio would not be finite.
+  const __m128 top = reduce_rows(largest, larger_of);
+  const __mmask8 any = _mm_cmp_ps_mask(top, _mm_set1_ps(exact::kSmallestWeight), _CMP_GE_OQ);
+  alignas(16) float ratios[4];
+  alignas(16) float units[4];
+  _mm_store_ps(ratios, _mm_maskz_div_ps(any, _mm_set1_ps(exact::kWeightMax), top));
+  _mm_store_ps(units, _mm_maskz_div_ps(any, top, _mm_set1_ps(exact::kWeightMax)));
   // Weights are the low 16 bits; bytes 0 and 1 of each lane of two vectors go apart.
-  const __m512i four = _mm512_setr_epi32(
+  const __m512i apart = _mm512_setr_epi32(
       0x0C080400, 0x1C181410, 0x2C282420, 0x3C383430, 0x4C484440, 0x5C585450, 0x6C686460, 0x7C787470,
       0x0D090501, 0x1D191511, 0x2D292521, 0x3D393531, 0x4D494541, 0x5D595551, 0x6D696561, 0x7D797571);
-  _mm512_store_si512(out.bytes, _mm512_permutex2var_epi8(w[0], four, w[1]));
-  _mm512_store_si512(out.bytes + 64, _mm512_permutex2var_epi8(w[2], four, w[3]));
-  return merge_scalars(state, maximum, denominator);
+  for (int n = 0; n < N; ++n) {
+    out[n].unit = units[n];
+    const __m512 ratio = _mm512_set1_ps(ratios[n]);
+    __m512i w[4];
+    for (int g = 0; g < 4; ++g) w[g] = _mm512_castps_si512(_mm512_fmadd_ps(p[n][g], ratio, magic));
+    _mm512_store_si512(out[n].bytes, _mm512_permutex2var_epi8(w[0], apart, w[1]));
+    _mm512_store_si512(out[n].bytes + 64, _mm512_permutex2var_epi8(w[2], apart, w[3]));
+  }
 }
 
 /// Adds 16·J channels of the tile, from channel d on, to the chunks of N rows.
@@ -267,13 +361,6 @@ inline void add_values(const UnpackedPage& page, std::int64_t dim, std::int64_t 
   }
 }
 
-/// Bits first..last of the tile that starts at token `start`; at least one.
-inline std::uint64_t tokens_seen(const Row& row, std::int64_t start) {
-  const std::int64_t first = row.first > start ? row.first - start : 0;
-  const std::int64_t last = row.last < start + kTokens ? row.last - start : kTokens;
-  return (~std::uint64_t{0} << first) & (~std::uint64_t{0} >> (kTokens - last));
-}
-
 /// Merges the page, whose first token is number `start` of the segment, into the chunks of N rows.
 template <int N>
 inline void attend(const UnpackedPage& page, std::int64_t dim, std::int64_t start, Row* const* rows) {
@@ -294,10 +381,7 @@ inline void attend(const UnpackedPage& page, std::int64_t dim, std::int64_t star
   }
   TileWeights weights[N];
   MergeStep steps[N];
-  for (int n = 0; n < N; ++n) {
-    Row& row = *rows[n];
-    steps[n] = weigh(page, dots[n], tokens_seen(row, start), row.scale, row.chunk, weights[n]);
-  }
+  weigh<N>(page, dots, start, rows, weights, steps);
   std::int64_t d = 0;
   for (; d + 64 <= dim; d += 64) add_values<N, 4>(page, dim, d, weights, steps, rows);
   for (; d + 32 <= dim; d += 32) add_values<N, 2>(page, dim, d, weights, steps, rows);
@@ -328,10 +412,11 @@ class SinglePage {
     const std::uint8_t* scales = values + kTokens * dim;
     key_scale_ = widen(scales);
     const float value_scale = widen(scales + 2 * kTokens);
-    const float unit = value_scale > 0.0F ? value_scale / exact::kWeightMax : 0.0F;
+    const bool any = value_scale >= exact::kSmallestWeight;
+    const float unit = value_scale / exact::kWeightMax;
     for (std::int64_t d = 0; d < dim; ++d) {
       const auto value = static_cast<std::int8_t>(values[d * kTokens]);
-      output_[d] = static_cast<float>(65535 * value) * unit;
+      output_[d] = any ? static_cast<float>(65535 * value) * unit : 0.0F;
     }
   }
 

@@ -97,8 +97,8 @@ State tile(const AttentionArgs& args, const Page& page, const Query& query, std:
   }
   state.denominator = static_cast<float>(denominator) * 0x1p-23F;
 
-  // Every value zero: the output is zero, and the ratio below would be 0/0.
-  if (largest == 0.0F) return state;
+  // Every value zero or nearly so: the output is zero, and the ratio below would not be finite.
+  if (largest < exact::kSmallestWeight) return state;
   const float ratio = exact::kWeightMax / largest;
   const float unit = largest / exact::kWeightMax;
   std::array<std::int32_t, kPageTokens> integer{};
