@@ -1,5 +1,7 @@
 #include "base/thread_pool.h"
 
+#include <immintrin.h>
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -7,22 +9,20 @@
 namespace fieldprint {
 namespace {
 
-// About 20 µs: longer than the gap between two regions of a step, far shorter than a user notices.
-constexpr int kSpins = 4000;
-
-void pause() { __builtin_ia32_pause(); }
+// Some tens of microseconds: longer than the gap between two regions of a step, too short to heat a room.
+constexpr int kSpins = 2000;
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  CHECK(threads >= 1, "a pool needs a thread, not {}", threads);
+  CHECK(threads >= 1 && threads < static_cast<int>(kMembers), "a pool of {} threads", threads);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  generation_.fetch_add(1);
-  generation_.notify_all();
+  state_.fetch_add(2 * kNextRegion);
+  state_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -34,26 +34,41 @@ void ThreadPool::run_ranges() {
   }
 }
 
-void ThreadPool::work() {
-  std::uint64_t seen = 0;
-  for (;;) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpins) {
-        pause();
-      } else {
-        generation_.wait(seen, std::memory_order_acquire);
-      }
+std::uint64_t ThreadPool::await_region(std::uint64_t seen) const {
+  for (int spins = 0;; ++spins) {
+    const std::uint64_t state = state_.load(std::memory_order_acquire);
+    if (state >> kMembersBits != seen >> kMembersBits) return state;
+    if (spins < kSpins) {
+      _mm_pause();
+    } else {
+      state_.wait(state, std::memory_order_acquire);
     }
-    seen = generation_.load(std::memory_order_acquire);
-    if (stop_.load()) return;
-    run_ranges();
-    running_.fetch_sub(1, std::memory_order_release);
   }
 }
 
-void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain,
-                              const std::function<void(std::int64_t, std::int64_t)>& body) {
+bool ThreadPool::join(std::uint64_t state) {
+  const std::uint64_t region = state >> kMembersBits;
+  while (region % 2 == 1 && state >> kMembersBits == region) {
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
+                                     std::memory_order_acquire)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void ThreadPool::work() {
+  std::uint64_t seen = 0;
+  for (;;) {
+    seen = await_region(seen);
+    if (stop_.load()) return;
+    if (!join(seen)) continue;
+    run_ranges();
+    state_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
   if (count <= 0) return;
   if (workers_.empty() || count <= grain) {
     body(0, count);
@@ -63,11 +78,17 @@ void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain,
   grain_ = std::max<std::int64_t>(grain, 1);
   body_ = &body;
   next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  state_.fetch_add(kNextRegion, std::memory_order_release);
+  state_.notify_all();
   run_ranges();
-  while (running_.load(std::memory_order_acquire) != 0) pause();
+  state_.fetch_add(kNextRegion, std::memory_order_acq_rel);
+  for (int spins = 0; (state_.load(std::memory_order_acquire) & kMembers) != 0; ++spins) {
+    if (spins < kSpins) {
+      _mm_pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
 }
 
 }  // namespace fieldprint

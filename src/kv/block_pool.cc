@@ -75,7 +75,6 @@ BlockPool::BlockPool(KvGeometry geometry, std::int64_t blocks, std::unique_ptr<B
   check_geometry(geometry_);
   CHECK(blocks >= 1 && blocks <= bounds::kMaxKvBlocks, "{} blocks", blocks);
   references_.resize(static_cast<std::size_t>(blocks), 0);
-  written_.resize(static_cast<std::size_t>(blocks), false);
   free_.reserve(static_cast<std::size_t>(blocks));
   for (std::int64_t block = blocks - 1; block >= 0; --block) {
     free_.push_back(static_cast<BlockId>(block));
@@ -113,13 +112,10 @@ BlockId BlockPool::acquire() {
   CHECK(!free_.empty(), "no free block");
   const BlockId block = free_.back();
   free_.pop_back();
-  const auto i = static_cast<std::size_t>(block);
-  CHECK(references_[i] == 0, "block {} is free and held", block);
-  references_[i] = 1;
-  if (written_[i]) {
-    memory_->zero(offset(block), geometry_.block_bytes(), geometry_.block_bytes(), 1);
-  }
-  written_[i] = true;
+  std::int32_t& references = references_[static_cast<std::size_t>(block)];
+  CHECK(references == 0, "block {} is free and held", block);
+  references = 1;
+  memory_->zero(offset(block), geometry_.block_bytes(), geometry_.block_bytes(), 1);
   return block;
 }
 

@@ -29,8 +29,8 @@ struct KvGeometry {
   friend constexpr bool operator==(const KvGeometry&, const KvGeometry&) = default;
 };
 
-/// The memory under a pool. It reads as zero when it is made, and costs resident memory only where it was
-/// written. A device has its own; the offsets are bytes from base().
+/// The memory under a pool, with any contents. It costs resident memory only where it was written. A device
+/// has its own; the offsets are bytes from base().
 class BlockMemory {
  public:
   virtual ~BlockMemory() = default;
@@ -87,7 +87,6 @@ class BlockPool {
   KvGeometry geometry_;
   std::unique_ptr<BlockMemory> memory_;
   std::vector<std::int32_t> references_;
-  std::vector<bool> written_;  ///< was held before, so may hold something else than zeros
   std::vector<BlockId> free_;  ///< a stack
 };
 
