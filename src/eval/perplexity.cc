@@ -12,6 +12,9 @@
 namespace fieldprint::eval {
 namespace {
 
+// Of float32 logits asked for at once: enough to hide the cost of reading the output matrix.
+constexpr std::int32_t kReferenceRows = 128;
+
 /// The windows that the text is cut into.
 std::vector<PerplexityWindow> cut(const tokenizer::Tokenizer& tokenizer, std::string_view text,
                                   const PerplexityOptions& options) {
@@ -58,6 +61,60 @@ class Totals {
   double canonical_ = 0;
   double reference_ = 0;
   double divergence_ = 0;
+};
+
+/// Both models side by side on one window after the other.
+class Comparison {
+ public:
+  Comparison(const weights::ModelFile& file, backend::Backend& backend, FloatModel& reference,
+             std::int32_t context)
+      : canonical_(file, backend, context),
+        reference_(reference),
+        vocab_(static_cast<std::size_t>(file.spec().vocab)) {}
+
+  const Totals& totals() const { return totals_; }
+
+  Status run(PerplexityWindow& window) {
+    const auto count = static_cast<std::int32_t>(window.tokens.size());
+    if (Status status = canonical_.forward(window.tokens, count); !status) return status;
+    reference_.forward(window.tokens);
+    for (std::int32_t first = 0; first < count; first += kReferenceRows) {
+      const std::int32_t end = std::min(first + kReferenceRows, count);
+      const auto reference_logits = reference_.logits(first, end - first);
+      const std::int32_t group = canonical_.model().max_logit_rows();
+      for (std::int32_t row = first; row < end; row += group) {
+        const std::int32_t rows = std::min(group, end - row);
+        compare(window, row, rows, reference_logits.subspan(static_cast<std::size_t>(row - first) * vocab_));
+      }
+    }
+    return {};
+  }
+
+ private:
+  void compare(PerplexityWindow& window, std::int32_t first, std::int32_t rows,
+               std::span<const float> reference_logits) {
+    const auto logits = canonical_.model().logits(first, rows);
+    compared_.resize(static_cast<std::size_t>(rows));
+    reference_.threads().parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto row = static_cast<std::size_t>(begin); row < static_cast<std::size_t>(end); ++row) {
+        // The last position predicts a token that is not there: its loss is not counted.
+        const std::size_t next =
+            std::min(static_cast<std::size_t>(first) + row + 1, window.tokens.size() - 1);
+        compared_[row] = compare_rows(logits.subspan(row * vocab_, vocab_),
+                                      reference_logits.subspan(row * vocab_, vocab_), window.tokens[next]);
+      }
+    });
+    for (const RowComparison& row : compared_) {
+      window.canonical_top1.push_back(row.canonical_top1);
+      if (window.canonical_top1.size() < window.tokens.size()) totals_.add(row);
+    }
+  }
+
+  WindowRunner canonical_;
+  FloatModel& reference_;
+  std::size_t vocab_;
+  std::vector<RowComparison> compared_;
+  Totals totals_;
 };
 
 Status check_options(const weights::ModelSpec& spec, const weights::ModelSpec& reference,
@@ -111,37 +168,13 @@ Result<PerplexityReport> perplexity(const weights::ModelFile& file, backend::Bac
   report.windows = cut(**tokenizer, text, options);
   if (report.windows.empty()) return caller_error("the text is shorter than two tokens; give a longer one");
 
-  WindowRunner canonical(file, backend, options.context);
-  const auto vocab = static_cast<std::size_t>(file.spec().vocab);
-  Totals totals;
-  std::vector<RowComparison> rows_of_group;
+  Comparison comparison(file, backend, reference, options.context);
   std::int64_t done = 0;
   for (PerplexityWindow& window : report.windows) {
-    const auto count = static_cast<std::int32_t>(window.tokens.size());
-    if (Status status = canonical.forward(window.tokens, count); !status) return status.error();
-    reference.forward(window.tokens);
-    for (std::int32_t first = 0; first < count; first += canonical.model().max_logit_rows()) {
-      const std::int32_t rows = std::min(canonical.model().max_logit_rows(), count - first);
-      const auto ours = canonical.model().logits(first, rows);
-      const auto theirs = reference.logits(first, rows);
-      rows_of_group.resize(static_cast<std::size_t>(rows));
-      reference.threads().parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) {
-          // The last position predicts a token that is not there: its loss is not counted.
-          const auto next = static_cast<std::size_t>(std::min<std::int64_t>(first + row + 1, count - 1));
-          const std::size_t at = static_cast<std::size_t>(row) * vocab;
-          rows_of_group[static_cast<std::size_t>(row)] =
-              compare_rows(ours.subspan(at, vocab), theirs.subspan(at, vocab), window.tokens[next]);
-        }
-      });
-      for (const RowComparison& row : rows_of_group) {
-        window.canonical_top1.push_back(row.canonical_top1);
-        if (window.canonical_top1.size() < window.tokens.size()) totals.add(row);
-      }
-    }
+    if (Status status = comparison.run(window); !status) return status.error();
     if (progress) progress(++done, static_cast<std::int64_t>(report.windows.size()));
   }
-  totals.write(report);
+  comparison.totals().write(report);
   return report;
 }
 
