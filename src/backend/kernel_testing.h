@@ -16,9 +16,8 @@ namespace fieldprint::backend::testing {
 
 using Random = std::mt19937_64;
 
-inline bool cpu_has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
+/// Every CPU with AVX2 has F16C, a name that clang 14 does not know here.
+inline bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 inline bool cpu_has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -108,16 +107,25 @@ struct QuantStorage {
   std::vector<std::int32_t> non_finite;
 };
 
-/// Storage of a PackedWeight, of exactly the size that the format defines.
+/// Memory as aligned as a model file's tensors are.
+struct alignas(64) CacheLine {
+  std::uint8_t bytes[64];
+};
+
+/// Storage of a PackedWeight, of exactly the size that the format defines: a multiple of 64 bytes.
 struct WeightStorage {
   LinearFormat format;
   ActivationFormat activation;
   std::int32_t rows;
   std::int32_t cols;
-  std::vector<std::uint8_t> data;
+  std::vector<CacheLine> lines;
   std::vector<float> row_scale;
 
-  PackedWeight view() const { return {format, activation, rows, cols, data.data(), row_scale.data()}; }
+  std::uint8_t* data() { return lines.front().bytes; }
+  std::int64_t bytes() const { return static_cast<std::int64_t>(lines.size() * sizeof(CacheLine)); }
+  PackedWeight view() const {
+    return {format, activation, rows, cols, lines.front().bytes, row_scale.data()};
+  }
 };
 
 /// A half in ±2^-7, or with `any_half` any 16 bits: denormals, infinities and NaN among them.
@@ -138,16 +146,18 @@ inline WeightStorage random_weight(ActivationFormat activation, std::int64_t row
                   static_cast<std::int32_t>(cols),
                   {},
                   {}};
-  w.data.resize(
-      static_cast<std::size_t>(w4 ? blocks * exact::kW4TileBlockBytes : tiles * exact::kTileRows * cols));
-  for (std::uint8_t& byte : w.data) byte = static_cast<std::uint8_t>(random());
+  const std::int64_t bytes = w4 ? blocks * exact::kW4TileBlockBytes : tiles * exact::kTileRows * cols;
+  w.lines.resize(static_cast<std::size_t>(bytes) / sizeof(CacheLine));
+  for (CacheLine& line : w.lines) {
+    for (std::uint8_t& byte : line.bytes) byte = static_cast<std::uint8_t>(random());
+  }
   if (!w4) {
     w.row_scale.resize(static_cast<std::size_t>(tiles * exact::kTileRows));
     for (float& scale : w.row_scale) scale = unit_float(random) * 0.01F;
     return w;
   }
   for (std::int64_t b = 0; b < blocks; ++b) {
-    std::uint8_t* coefficients = w.data.data() + b * exact::kW4TileBlockBytes + 256;
+    std::uint8_t* coefficients = w.data() + b * exact::kW4TileBlockBytes + 256;
     for (std::int64_t i = 0; i < 2 * exact::kTileRows; ++i) {
       const std::uint16_t half = random_half(any_half, random);
       std::memcpy(coefficients + 2 * i, &half, sizeof half);

@@ -121,8 +121,8 @@ TEST_P(LinearTest, EqualsScalarOnExtremeDigits) {
       for (const int digit : {-128, -127, 127}) {
         auto w = testing::random_weight(activation, 17, kCols, false, random);
         const bool w4 = w.format == LinearFormat::kW4G32;
-        for (std::size_t i = 0; i < w.data.size(); ++i) {
-          if (!w4 || i % exact::kW4TileBlockBytes < 256) w.data[i] = static_cast<std::uint8_t>(weight);
+        for (std::int64_t i = 0; i < w.bytes(); ++i) {
+          if (!w4 || i % exact::kW4TileBlockBytes < 256) w.data()[i] = static_cast<std::uint8_t>(weight);
         }
         auto x = quantized(activation, kTokens, kCols, std::vector<float>(kTokens * kCols, 1.0F));
         for (std::int8_t& q : x.q) q = static_cast<std::int8_t>(digit);

@@ -50,14 +50,6 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Status sync_folder(const std::string& path) {
-  const std::string folder = folder_of(path);
-  const Descriptor fd(open_retrying(folder.c_str(), O_RDONLY | O_DIRECTORY));
-  if (!fd.valid()) return failed("open the folder", folder, errno);
-  if (::fsync(fd.get()) != 0) return failed("flush the folder", folder, errno);
-  return {};
-}
-
 Status write_all(Descriptor& fd, const std::string& path, std::span<const std::uint8_t> bytes) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(fd.get(), bytes.data(), bytes.size());
@@ -104,6 +96,14 @@ Status write_temporary(const TemporaryFile& temporary, const std::string& target
 
 }  // namespace
 
+Status sync_folder_of(const std::string& path) {
+  const std::string folder = folder_of(path);
+  const Descriptor fd(open_retrying(folder.c_str(), O_RDONLY | O_DIRECTORY));
+  if (!fd.valid()) return failed("open the folder", folder, errno);
+  if (::fsync(fd.get()) != 0) return failed("flush the folder", folder, errno);
+  return {};
+}
+
 Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_t max_bytes) {
   const Descriptor fd(open_retrying(path.c_str(), O_RDONLY | O_NONBLOCK));
   if (!fd.valid()) return caller_error(fmt::format("cannot open {}: {}", path, reason(errno)));
@@ -134,7 +134,7 @@ Status write_file_atomically(const std::string& path, std::span<const std::uint8
   if (Status status = write_temporary(temporary, path, bytes, mode); !status) return status;
   if (::rename(temporary.path().c_str(), path.c_str()) != 0) return failed("replace", path, errno);
   temporary.keep();
-  return sync_folder(path);
+  return sync_folder_of(path);
 }
 
 Status write_file_atomically(const std::string& path, std::string_view text, mode_t mode) {
@@ -149,7 +149,7 @@ Result<bool> create_file_atomically(const std::string& path, std::span<const std
     if (errno == EEXIST) return false;
     return failed("create", path, errno);
   }
-  if (Status status = sync_folder(path); !status) return status.error();
+  if (Status status = sync_folder_of(path); !status) return status.error();
   return true;
 }
 

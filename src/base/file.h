@@ -27,4 +27,7 @@ Status write_file_atomically(const std::string& path, std::string_view text, mod
 Result<bool> create_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes,
                                     mode_t mode);
 
+/// Makes the name of a file just created in its folder survive a crash.
+Status sync_folder_of(const std::string& path);
+
 }  // namespace fieldprint

@@ -22,8 +22,8 @@ inline void put(CborWriter& w, const Bytes& value) { w.byte_string(value); }
 inline void put(CborWriter& w, core::FinishReason value) {
   w.unsigned_integer(static_cast<std::uint64_t>(value));
 }
-void put(CborWriter& w, const TokenIds& tokens);  ///< a byte string of LEB128 numbers
-void put(CborWriter& w, const KvBlock& block);    ///< [segment, index, tokens, digest]
+void put(CborWriter& w, const TokenIds& tokens);          ///< a byte string of LEB128 numbers
+void put(CborWriter& w, const core::BlockRecord& block);  ///< [segment, index, tokens, digest]
 
 template <HasFields T>
 void put(CborWriter& w, const T& value);

@@ -23,11 +23,11 @@ void put(CborWriter& w, const TokenIds& tokens) {
   w.byte_string(bytes);
 }
 
-void put(CborWriter& w, const KvBlock& block) {
+void put(CborWriter& w, const core::BlockRecord& block) {
   w.array(4);
   w.unsigned_integer(static_cast<std::uint64_t>(block.segment));
-  w.unsigned_integer(block.index);
-  w.unsigned_integer(block.tokens);
+  w.integer(block.index);
+  w.integer(block.tokens);
   w.byte_string(block.digest);
 }
 
@@ -123,7 +123,7 @@ Status get(CborReader& r, const std::string& path, TokenIds& out) {
   return {};
 }
 
-Status get(CborReader& r, const std::string& path, KvBlock& out) {
+Status get(CborReader& r, const std::string& path, core::BlockRecord& out) {
   std::size_t count = 0;
   if (Status status = take(r.array(), path, count); !status) return status;
   if (count != 4) return at(path, "expected [segment, index, tokens, digest]");

@@ -25,15 +25,6 @@ struct AnchorRecord {
   bool operator==(const AnchorRecord&) const = default;
 };
 
-/// The digest of one sealed or partly filled KV block.
-struct KvBlock {
-  core::Segment segment = core::Segment::kSink;
-  std::uint32_t index = 0;   ///< block of its segment, from 0
-  std::uint32_t tokens = 0;  ///< tokens it holds, 1 … core::kBlockTokens
-  Digest digest{};
-  bool operator==(const KvBlock&) const = default;
-};
-
 /// What the ledger records: the leaf is this body's encoding.
 struct Body {
   std::uint32_t version = kReceiptVersion;
@@ -45,13 +36,14 @@ struct Body {
   TokenIds anchor_tokens;
   TokenIds context_tokens;
   SamplingSettings sampling;
-  std::uint32_t max_tokens = 0;
+  std::int32_t max_tokens = 0;
   std::vector<std::string> stop;
   TokenIds output_tokens;
   Digest output_digest{};  ///< digest_of(output_tokens)
   core::FinishReason finish_reason = core::FinishReason::kStop;
-  std::vector<KvBlock> kv_blocks;
-  std::vector<float> anchor_mass;  ///< mean over the output tokens, for each layer; 0 … 1
+  std::vector<core::BlockRecord> kv_blocks;
+  std::vector<float>
+      anchor_mass;  ///< mean over the output tokens, for each layer, 0 … 1; empty without anchors
   Digest parent{};  ///< commit_digest of the body before it in its trajectory; zeros for the first
   bool operator==(const Body&) const = default;
 };

@@ -21,7 +21,7 @@ Json view(const Digest& value) { return to_hex(value); }
 Json view(const Bytes& value) { return to_hex(value); }
 Json view(core::FinishReason value) { return value == core::FinishReason::kStop ? "stop" : "length"; }
 
-Json view(const KvBlock& block) {
+Json view(const core::BlockRecord& block) {
   constexpr const char* kSegments[] = {"sink", "anchors", "context"};
   return {{"segment", kSegments[static_cast<std::size_t>(block.segment)]},
           {"index", block.index},

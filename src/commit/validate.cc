@@ -66,8 +66,8 @@ void check_sampling(Validator& v, const Body& body) {
   v.range(s.min_p, 0, 1, "sampling.min_p");
   v.require(s.repetition_penalty > 0 && std::isfinite(s.repetition_penalty), "sampling.repetition_penalty",
             "must be above 0");
-  v.require(std::cmp_less_equal(body.max_tokens, bounds::kMaxContext), "max_tokens",
-            fmt::format("must be at most {}", bounds::kMaxContext));
+  v.require(body.max_tokens >= 0 && body.max_tokens <= bounds::kMaxContext, "max_tokens",
+            fmt::format("must be from 0 to {}", bounds::kMaxContext));
   v.at_most(body.stop.size(), bounds::kMaxStopStrings, "stop", "stop strings");
   for (std::size_t i = 0; i < body.stop.size(); ++i) {
     v.text(body.stop[i], bounds::kMaxStopStringBytes, fmt::format("stop[{}]", i));
@@ -77,11 +77,12 @@ void check_sampling(Validator& v, const Body& body) {
 void check_kv_blocks(Validator& v, const Body& body) {
   v.at_most(body.kv_blocks.size(), bounds::kMaxContext, "kv_blocks", "blocks");
   for (std::size_t i = 0; i < body.kv_blocks.size(); ++i) {
-    const KvBlock& block = body.kv_blocks[i];
+    const core::BlockRecord& block = body.kv_blocks[i];
     if (block.segment > core::Segment::kContext) {
       v.require(false, fmt::format("kv_blocks[{}].segment", i),
                 "must be 0 (sink), 1 (anchors) or 2 (context)");
     }
+    if (block.index < 0) v.require(false, fmt::format("kv_blocks[{}].index", i), "must be at least 0");
     if (block.tokens < 1 || block.tokens > core::kBlockTokens) {
       v.require(false, fmt::format("kv_blocks[{}].tokens", i),
                 fmt::format("must be from 1 to {}", core::kBlockTokens));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -64,6 +65,18 @@ struct BlockRecord {
   Digest digest;
   bool operator==(const BlockRecord&) const = default;
 };
+
+/// The record of table block `block` of a sequence that holds `tokens` tokens.
+inline BlockRecord block_record(const BlockLayout& layout, std::int64_t block, std::int64_t tokens,
+                                const Digest& digest) {
+  const Segment segment = layout.segment_of_block(block);
+  std::int64_t first = 0;
+  if (segment == Segment::kAnchors) first = 1;
+  if (segment == Segment::kContext) first = layout.preface_blocks();
+  const std::int64_t end = std::min(layout.block_end(block), tokens);
+  return {segment, static_cast<std::int32_t>(block - first),
+          static_cast<std::int32_t>(end - layout.block_begin(block)), digest};
+}
 
 /// What a finished request leaves behind; everything in it but the counts and times is a function of model,
 /// prompt and settings.

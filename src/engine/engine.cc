@@ -4,41 +4,10 @@
 
 #include "base/bounds.h"
 #include "exact/format.h"
+#include "kv/backend_memory.h"
 
 namespace fieldprint::engine {
 namespace {
-
-/// Block memory where the backend computes.
-class BackendMemory final : public kv::BlockMemory {
- public:
-  BackendMemory(backend::Backend& backend, std::int64_t bytes)
-      : backend_(backend), base_(backend.allocate(bytes)) {}
-  ~BackendMemory() override { backend_.release(base_); }
-  BackendMemory(const BackendMemory&) = delete;
-  BackendMemory& operator=(const BackendMemory&) = delete;
-
-  std::uint8_t* base() const override { return base_; }
-  void zero(std::int64_t offset, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) override {
-    for (std::int64_t row = 0; row < rows; ++row) backend_.clear(base_ + offset + row * stride, row_bytes);
-  }
-  void copy(std::int64_t from, std::int64_t to, std::int64_t bytes) override {
-    backend_.copy(base_ + to, base_ + from, bytes);
-  }
-
- private:
-  backend::Backend& backend_;
-  std::uint8_t* base_;
-};
-
-/// Hashes pages where they lie.
-kv::PageHasher backend_hasher(backend::Backend& backend, const kv::BlockPool& pool) {
-  return [&backend, &pool](std::span<const kv::BlockId> blocks, std::span<Digest> out) {
-    const kv::KvGeometry& geometry = pool.geometry();
-    backend.page_digests(
-        {pool.base(), geometry.block_bytes(), geometry.page_bytes(), geometry.pages_per_block(), blocks},
-        out);
-  };
-}
 
 Status check(const Options& options) {
   const auto refuse = [](const char* name, std::int64_t value, std::int64_t most) {
@@ -69,7 +38,7 @@ Result<std::unique_ptr<Engine>> Engine::create(const weights::ModelFile& file,
   const weights::ModelSpec& spec = file.spec();
   const kv::KvGeometry geometry{spec.layers, spec.kv_heads, spec.head_dim};
   kv::BlockPool pool(geometry, options.kv_blocks,
-                     std::make_unique<BackendMemory>(backend, options.kv_blocks * geometry.block_bytes()),
+                     kv::backend_memory(backend, options.kv_blocks * geometry.block_bytes()),
                      options.placement_seed);
   return std::unique_ptr<Engine>(
       new Engine(file, tokenizer, backend, options, std::move(events), std::move(pool)));
@@ -83,7 +52,7 @@ Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& token
       events_(std::move(events)),
       model_(file, backend, options.step_tokens),
       pool_(std::move(pool)),
-      cache_(pool_, backend_hasher(backend, pool_), options.prefix_cache),
+      cache_(pool_, kv::backend_page_hasher(backend, pool_), options.prefix_cache),
       root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}
 
 Engine::~Engine() {

@@ -31,7 +31,7 @@ struct Options {
 
 /// What the caller hears of its requests, from within step().
 struct Events {
-  /// Text that the token completed (may be empty), in order.
+  /// Text that a token completed, in order.
   std::function<void(core::SequenceId, std::string_view text)> text;
   std::function<void(core::SequenceId, core::Answer)> finished;
   std::function<void(core::SequenceId, Error)> failed;
@@ -81,7 +81,8 @@ class Engine {
   void compute(const std::vector<Sequence*>& batch);
   void sample(const std::vector<Sequence*>& batch);
   void append_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row);
-  void finish(Sequence& sequence, core::FinishReason reason, std::string rest);
+  void give_text(Sequence& sequence, const std::string& text);
+  void finish(Sequence& sequence, core::FinishReason reason);
   void fail(core::SequenceId id, Error error);
 
   std::vector<scheduler::SequenceView> waiting_views();

@@ -5,9 +5,8 @@
 #include <vector>
 
 #include "core/request.h"
-#include "engine/stop_matcher.h"
 #include "kv/block_table.h"
-#include "tokenizer/tokenizer.h"
+#include "tokenizer/answer_text.h"
 
 namespace fieldprint::engine {
 
@@ -21,8 +20,7 @@ struct Sequence {
         request(std::move(asked)),
         tokens(request.prompt),
         table(std::move(blocks)),
-        decoder(tokenizer),
-        stop(request.stop) {}
+        text(tokenizer, request.stop) {}
 
   core::SequenceId id;
   core::Request request;
@@ -31,8 +29,7 @@ struct Sequence {
   bool running = false;
   std::int64_t step_tokens = 0;  ///< of the current step
 
-  tokenizer::StreamDecoder decoder;
-  StopMatcher stop;
+  tokenizer::AnswerText text;
   core::Answer answer;
   std::vector<double> mass_sum;  ///< [layers], over the output tokens so far
   std::optional<Clock::time_point> admitted;

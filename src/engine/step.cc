@@ -190,18 +190,10 @@ void Engine::sample(const std::vector<Sequence*>& batch) {
 Result<sampler::Pick> Engine::pick(const Sequence& sequence, std::int32_t row,
                                    std::span<const float> logits) {
   const std::size_t vocab = static_cast<std::size_t>(file_.spec().vocab);
-  sampler::LogitRow access{logits.subspan(static_cast<std::size_t>(row) * vocab, vocab),
-                           [&](float scale) { return model_.probabilities(row, scale); }};
-  const core::Request& request = sequence.request;
-  std::vector<float> penalised;
-  if (request.sampling.repetition_penalty != 1.0F) {
-    penalised.assign(access.logits.begin(), access.logits.end());
-    sampler::penalise(penalised, sequence.tokens, request.sampling.repetition_penalty);
-    model_.set_logits(row, penalised);
-    access.logits = penalised;
-  }
-  return sampler::pick(access, request.sampling, static_cast<std::int64_t>(sequence.tokens.size()),
-                       request.logprobs);
+  const sampler::LogitRow access{logits.subspan(static_cast<std::size_t>(row) * vocab, vocab),
+                                 [&](float scale) { return model_.probabilities(row, scale); },
+                                 [&](std::span<const float> other) { model_.set_logits(row, other); }};
+  return sampler::pick(access, sequence.request.sampling, sequence.tokens, sequence.request.logprobs);
 }
 
 void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row) {
@@ -214,27 +206,27 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
   if (!sequence.first_token) sequence.first_token = Clock::now();
   if (sequence.request.layout.anchor_tokens > 0) sequence.add_mass(model_.anchor_mass(logit_row));
 
-  const bool ended = tokenizer_.is_end_of_generation(pick.token);
-  const StopMatcher::Found found =
-      sequence.stop.push(ended ? std::string() : sequence.decoder.push(pick.token));
-  sequence.answer.text += found.text;
-  if (events_.text) events_.text(sequence.id, found.text);
-
+  using core::FinishReason;
+  const tokenizer::AnswerText::Piece piece = sequence.text.push(pick.token);
+  give_text(sequence, piece.text);
   const bool full = static_cast<std::int64_t>(sequence.answer.output.size()) >= sequence.request.max_tokens ||
                     static_cast<std::int64_t>(sequence.tokens.size()) >= file_.spec().context;
-  if (found.stopped) {
-    finish(sequence, core::FinishReason::kStop, {});
-  } else if (ended || full) {
-    const StopMatcher::Found rest = sequence.stop.push(sequence.decoder.finish());
-    finish(sequence, ended || rest.stopped ? core::FinishReason::kStop : core::FinishReason::kLength,
-           rest.stopped ? rest.text : rest.text + sequence.stop.finish());
+  if (piece.ended) {
+    finish(sequence, FinishReason::kStop);
+  } else if (full) {
+    const tokenizer::AnswerText::Piece rest = sequence.text.finish();
+    give_text(sequence, rest.text);
+    finish(sequence, rest.ended ? FinishReason::kStop : FinishReason::kLength);
   }
 }
 
-void Engine::finish(Sequence& sequence, core::FinishReason reason, std::string rest) {
+void Engine::give_text(Sequence& sequence, const std::string& text) {
+  sequence.answer.text += text;
+  if (events_.text && !text.empty()) events_.text(sequence.id, text);
+}
+
+void Engine::finish(Sequence& sequence, core::FinishReason reason) {
   core::Answer& answer = sequence.answer;
-  answer.text += rest;
-  if (events_.text && !rest.empty()) events_.text(sequence.id, rest);
   answer.finish_reason = reason;
   answer.blocks = sequence.block_records();
   answer.anchor_mass = sequence.mean_mass();

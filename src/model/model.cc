@@ -40,7 +40,8 @@ void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights
   for (PackedWeight& part : layer.gate_up) part = adopt(device, part);
   layer.attention_output = adopt(device, layer.attention_output);
   layer.down = adopt(device, layer.down);
-  for (const float** norm : {&layer.attention_norm, &layer.post_attention_norm, &layer.ffn_norm, &layer.post_ffn_norm}) {
+  for (const float** norm :
+       {&layer.attention_norm, &layer.post_attention_norm, &layer.ffn_norm, &layer.post_ffn_norm}) {
     *norm = adopt(device, *norm, spec.dim);
   }
   layer.q_norm = adopt(device, layer.q_norm, spec.head_dim);
@@ -108,8 +109,7 @@ std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView k
     first_query += count;
   }
 
-  backend_.embed({embedding_, space_.tokens.data(), spec().embedding_scale, space_.residual.data()},
-                 tokens_);
+  backend_.embed({embedding_, space_.tokens.data(), spec().embedding_scale, space_.residual.data()}, tokens_);
   for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, sequences, kv);
 
   std::vector<std::int32_t> flags(static_cast<std::size_t>(tokens_));
@@ -207,8 +207,7 @@ std::span<const float> Model::logits(std::int32_t first, std::int32_t count) {
   const PackedWeight& w = output_;
   const QuantRows input = space_.quantised(w.activation, w.cols);
   backend_.norm_quantize(
-      {space_.residual.data(), space_.rows.data() + first, output_norm_, spec().norm_epsilon, input},
-      count);
+      {space_.residual.data(), space_.rows.data() + first, output_norm_, spec().norm_epsilon, input}, count);
   backend_.linear({w, input, count, space_.logits.data(), spec().vocab, false});
   const std::int64_t floats = std::int64_t{count} * spec().vocab;
   const void* view = backend_.host_view(space_.logits.data(), floats * 4);
@@ -236,7 +235,8 @@ void Model::use_activation(weights::LinearRole role, backend::ActivationFormat f
   if (role == weights::LinearRole::kOutput) apply(output_);
   for (weights::LayerWeights& layer : layers_) {
     if (role == weights::LinearRole::kQkv) std::for_each(layer.qkv.begin(), layer.qkv.end(), apply);
-    if (role == weights::LinearRole::kGateUp) std::for_each(layer.gate_up.begin(), layer.gate_up.end(), apply);
+    if (role == weights::LinearRole::kGateUp)
+      std::for_each(layer.gate_up.begin(), layer.gate_up.end(), apply);
     if (role == weights::LinearRole::kAttentionOutput) apply(layer.attention_output);
     if (role == weights::LinearRole::kDown) apply(layer.down);
   }

@@ -57,7 +57,8 @@ class Model {
   /// [layers]
   std::vector<float> anchor_mass(std::int32_t row) const;
 
-  /// Quantises the inputs of every w8r linear of `role` to `format` from here on: how calibration tries a format.
+  /// Quantises the inputs of every w8r linear of `role` to `format` from here on: how calibration tries a
+  /// format.
   void use_activation(weights::LinearRole role, backend::ActivationFormat format);
 
   backend::Backend& backend() const { return backend_; }

@@ -106,6 +106,16 @@ class Candidates {
   std::vector<std::int32_t> ids_;
 };
 
+void penalise(std::span<float> logits, std::span<const std::int32_t> history, float penalty) {
+  std::vector<bool> done(logits.size());
+  for (const std::int32_t token : history) {
+    const std::size_t i = static_cast<std::size_t>(token);
+    if (done[i]) continue;
+    done[i] = true;
+    logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
+  }
+}
+
 void add_logprobs(Pick& pick, const LogitRow& row, std::int32_t maximum, std::int32_t count) {
   std::uint64_t sum = 0;
   for (const std::int32_t p : row.probabilities(exact::kLog2E)) sum += static_cast<std::uint64_t>(p);
@@ -148,18 +158,16 @@ Status check(const SamplingSettings& s) {
   return {};
 }
 
-void penalise(std::span<float> logits, std::span<const std::int32_t> history, float penalty) {
-  std::vector<bool> done(logits.size());
-  for (const std::int32_t token : history) {
-    const std::size_t i = static_cast<std::size_t>(token);
-    if (done[i]) continue;
-    done[i] = true;
-    logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
+Result<Pick> pick(const LogitRow& given, const SamplingSettings& settings,
+                  std::span<const std::int32_t> history, std::int32_t logprobs) {
+  LogitRow row = given;
+  std::vector<float> penalised;
+  if (settings.repetition_penalty != 1.0F) {
+    penalised.assign(row.logits.begin(), row.logits.end());
+    penalise(penalised, history, settings.repetition_penalty);
+    row.replace(penalised);
+    row.logits = penalised;
   }
-}
-
-Result<Pick> pick(const LogitRow& row, const SamplingSettings& settings, std::int64_t position,
-                  std::int32_t logprobs) {
   const std::int32_t maximum = most_likely(row.logits);
   if (!std::isfinite(row.logits[static_cast<std::size_t>(maximum)])) {
     return environment_error(
@@ -172,7 +180,7 @@ Result<Pick> pick(const LogitRow& row, const SamplingSettings& settings, std::in
     candidates.keep_top_k(settings.top_k);
     candidates.keep_top_p(settings.top_p);
     candidates.keep_min_p(settings.min_p);
-    pick.token = candidates.draw(philox(settings.seed, static_cast<std::uint64_t>(position)));
+    pick.token = candidates.draw(philox(settings.seed, history.size()));
   }
   if (logprobs >= 0) add_logprobs(pick, row, maximum, logprobs);
   return pick;

@@ -19,6 +19,8 @@ struct LogitRow {
   std::span<const float> logits;  ///< [vocab]
   /// round(2^30·exp2((logit − maximum)·scale)) for every token.
   std::function<std::span<const std::int32_t>(float scale)> probabilities;
+  /// Puts other logits in the place of the row's, for `probabilities` to use.
+  std::function<void(std::span<const float>)> replace;
 };
 
 struct TokenLogprob {
@@ -32,14 +34,11 @@ struct Pick {
   std::vector<TokenLogprob> most_likely;  ///< the asked number, the most likely first
 };
 
-/// Divides the positive and multiplies the negative logits of every token in `history` by `penalty`, once
-/// each (Keskar et al. 2019, CTRL).
-void penalise(std::span<float> logits, std::span<const std::int32_t> history, float penalty);
-
-/// Chooses the token at `position` of its sequence. Everything after the probabilities is integer arithmetic;
-/// ties go to the smaller token id. `logprobs` < 0: none are computed. An error when the logits are not
-/// finite.
-Result<Pick> pick(const LogitRow& row, const SamplingSettings& settings, std::int64_t position,
-                  std::int32_t logprobs);
+/// Chooses the token that follows `history`. The repetition penalty divides the positive and multiplies the
+/// negative logits of every token of the history, once each (Keskar et al. 2019, CTRL). Everything after the
+/// probabilities is integer arithmetic; ties go to the smaller token id. `logprobs` < 0: none are computed,
+/// else for so many alternatives. An error when the logits are not finite.
+Result<Pick> pick(const LogitRow& row, const SamplingSettings& settings,
+                  std::span<const std::int32_t> history, std::int32_t logprobs);
 
 }  // namespace fieldprint::sampler

@@ -19,7 +19,7 @@ struct SequenceView {
   core::SequenceId id = 0;
   std::uint64_t arrival = 0;  ///< order of arrival, distinct; kept through preemptions
   core::TenantId tenant = 0;
-  core::BlockLayout layout;
+  core::BlockLayout layout = {};
   std::int64_t tokens = 0;    ///< known tokens, prompt and generated, all to be computed; ≥ 1
   std::int64_t computed = 0;  ///< of these in the KV cache; waiting: in the matching cached prefix; < tokens
   /// The most tokens it may come to hold in the KV cache, ≥ tokens. A sequence that would not fit alone is

@@ -25,6 +25,8 @@ constexpr std::array<std::string_view, kSectionKinds> kKindNames = {
 // More can never be needed: a layer has at most 14 sections, the model eight.
 constexpr std::uint32_t kMaxSections = static_cast<std::uint32_t>(bounds::kMaxLayers) * 14 + 8;
 
+constexpr std::size_t kThreadedBytes = 1 << 20;
+
 Error altered(std::string_view what) {
   return caller_error(fmt::format("the model file is altered or damaged: {}; import the model again", what));
 }
@@ -134,15 +136,20 @@ Result<std::vector<FpmSection>> read_table(std::span<const std::uint8_t> bytes, 
 
 Status check_digests(std::span<const std::uint8_t> bytes, const std::vector<FpmSection>& table) {
   std::vector<std::uint8_t> matches(table.size(), 0);
-  // Hashing is bound by the core, and is most of what opening costs.
-  ThreadPool pool(2);
-  pool.parallel_for(static_cast<std::int64_t>(table.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+  const auto check = [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const FpmSection& section = table[static_cast<std::size_t>(i)];
       matches[static_cast<std::size_t>(i)] =
           sha256(bytes.subspan(section.offset, section.bytes)) == section.digest;
     }
-  });
+  };
+  // Hashing is bound by the core and is most of what opening costs; below a millisecond a thread costs more.
+  const auto count = static_cast<std::int64_t>(table.size());
+  if (bytes.size() < kThreadedBytes) {
+    check(0, count);
+  } else {
+    ThreadPool(2).parallel_for(count, 1, check);
+  }
   for (std::size_t i = 0; i < table.size(); ++i) {
     if (matches[i] == 0) {
       return altered(fmt::format("section {} ({}, {} bytes at byte {}) does not match its digest", i,

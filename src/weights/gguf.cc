@@ -44,13 +44,6 @@ std::string_view text_of(std::span<const std::uint8_t> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-/// A name from the file, fit for a message: control and non-ASCII bytes as '?', at most 80 bytes.
-std::string printable(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 80)) out += c >= ' ' && c <= '~' ? c : '?';
-  return out;
-}
-
 /// An integer of any type; nothing for a uint64 beyond int64 or another type.
 std::optional<std::int64_t> integer_of(std::uint32_t type, std::span<const std::uint8_t> bytes) {
   const std::uint64_t raw = load(bytes);
@@ -83,6 +76,12 @@ Error wrong_type(std::string_view key, std::string_view wanted, std::uint32_t ty
 }
 
 }  // namespace
+
+std::string printable(std::string_view text) {
+  std::string out;
+  for (const char c : text.substr(0, 80)) out += c >= ' ' && c <= '~' ? c : '?';
+  return out;
+}
 
 /// Reads the directory front to back; the first thing that does not fit is the error.
 class GgufParser {

@@ -71,6 +71,9 @@ class Gguf {
   std::map<std::string_view, GgufTensor> tensors_;
 };
 
+/// A name from a file, fit for a message: control and non-ASCII bytes as '?', at most 80 bytes.
+std::string printable(std::string_view text);
+
 /// A mapped GGUF file.
 struct GgufFile {
   std::unique_ptr<MappedFile> file;

@@ -99,7 +99,7 @@ class ModelReader {
     } else if (prefix_ == "gemma3") {
       model_.spec.architecture = Architecture::kGemma3;
     } else {
-      return unsupported(fmt::format("its architecture is {}", prefix_.substr(0, 40)));
+      return unsupported(fmt::format("its architecture is {}", printable(prefix_)));
     }
     const auto title = gguf_.string("general.name");
     model_.spec.name = title ? std::string(*title) : prefix_;
@@ -176,7 +176,7 @@ class ModelReader {
       if (*type == "linear") {
         divisor = real_or("rope.scaling.factor", divisor, 1e-6, 1e6);
       } else if (*type != "none") {
-        return fail(unsupported(fmt::format("rope scaling of type {}", type->substr(0, 40))));
+        return fail(unsupported(fmt::format("rope scaling of type {}", printable(*type))));
       }
     } else {
       divisor = real_or("rope.scaling.factor", divisor, 1e-6, 1e6);
@@ -279,7 +279,7 @@ class ModelReader {
     for (const auto& [name, tensor] : gguf_.tensors()) {
       if (used_.contains(name)) continue;
       const std::string_view kind = name.ends_with(".bias") ? "a bias" : "an unknown tensor";
-      return fail(unsupported(fmt::format("it has {}, {}", kind, name.substr(0, 80))));
+      return fail(unsupported(fmt::format("it has {}, {}", kind, printable(name))));
     }
   }
 

@@ -48,7 +48,7 @@ class VocabularyReader {
       return caller_error(
           fmt::format("tokenizer model {} is not supported; gpt2 (byte-level BPE) and llama "
                       "(SentencePiece) are",
-                      model->substr(0, 40)));
+                      printable(*model)));
     }
     if (Status status = text_if_present("general.architecture", out_.architecture); !status) return status;
     if (Status status = text_if_present(key("pre"), out_.pre_tokenizer); !status) return status;

@@ -171,7 +171,9 @@ class Importer {
     const auto bytes = source_.file->bytes();
     for (std::int64_t at = 0; at < source_bytes_; at += kHashChunk) {
       const std::int64_t size = std::min(kHashChunk, source_bytes_ - at);
-      hash.update(bytes.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(size)));
+      const auto chunk = bytes.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(size));
+      hash.update(chunk);
+      source_.file->forget(chunk);
       report(size);
     }
     source_digest_ = hash.finish();
@@ -294,6 +296,7 @@ class Importer {
     }
     if (Status status = writer_->append(bytes_of(packer.row_scales())); !status) return status;
     writer_->end();
+    for (const LogicalMatrix& matrix : section.stack) source_.file->forget(matrix.tensor->data);
     describe(section, packer.error());
     return {};
   }

@@ -39,6 +39,14 @@ MappedFile::MappedFile(std::string path, std::span<const std::uint8_t> bytes)
 
 MappedFile::~MappedFile() { ::munmap(const_cast<std::uint8_t*>(bytes_.data()), bytes_.size()); }
 
+void MappedFile::forget(std::span<const std::uint8_t> bytes) const {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = static_cast<std::size_t>(bytes.data() - bytes_.data()) / page * page;
+  const std::size_t end = static_cast<std::size_t>(bytes.data() - bytes_.data()) + bytes.size();
+  // Advice only: where it is refused, the pages stay.
+  ::madvise(const_cast<std::uint8_t*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
+}
+
 Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) {

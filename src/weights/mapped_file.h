@@ -20,6 +20,9 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::uint8_t> bytes() const { return bytes_; }
+  /// Tells the operating system that these bytes will not be read again soon, so that a large file that is
+  /// read once does not count as memory in use. They can still be read.
+  void forget(std::span<const std::uint8_t> bytes) const;
   const std::string& path() const { return path_; }
 
  private:

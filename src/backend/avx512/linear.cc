@@ -35,141 +35,143 @@ void store_tile(const LinearArgs& args, std::int64_t tile, std::int64_t t, __m51
   _mm512_mask_storeu_ps(out, mask, y);
 }
 
-/// Two sizes and the position of a register block: `kTiles` tiles from `tile` on, `kTokens` tokens from t on.
-template <int kTiles, int kTokens>
-void w4_block_tile(const LinearArgs& args, std::int64_t tile, std::int64_t t) {
+// One tile at a time: its weights are one ascending stream, which the hardware prefetcher keeps up with. Two
+// tiles at once halve the bandwidth of a decode step, and gain nothing where arithmetic is the limit.
+
+/// Whether a register block fetches the lines of the next tile while it works on this one. With more tokens
+/// than one register block holds, a tile is read again and the hardware prefetcher does not run ahead.
+enum class Prefetch { kNone, kNextTile };
+
+template <Prefetch kPrefetch>
+void prefetch_lines(const std::uint8_t* p, int lines) {
+  if constexpr (kPrefetch == Prefetch::kNextTile) {
+    for (int i = 0; i < lines; ++i) _mm_prefetch(reinterpret_cast<const char*>(p + 64 * i), _MM_HINT_T0);
+  }
+}
+
+/// Tokens of a w4g32 register block: dots, products and minima take 3·4 of the 32 registers, the weights of
+/// a block 8. Its limit is 11 instructions on the multipliers for each block and token, 8 of them dots.
+constexpr int kW4Tokens = 4;
+
+template <int kTokens, Prefetch kPrefetch>
+void w4_register_block(const LinearArgs& args, std::int64_t tile, std::int64_t t) {
   const std::int64_t blocks = args.w.cols / kBlockCols;
-  const std::uint8_t* w[kTiles];
-  for (int i = 0; i < kTiles; ++i) w[i] = args.w.data + (tile + i) * blocks * kW4TileBlockBytes;
+  const std::int64_t tile_bytes = blocks * kW4TileBlockBytes;
+  const std::uint8_t* w = args.w.data + tile * tile_bytes;
   const std::int8_t* q = args.x.q + t * args.w.cols;
   const float* scale = args.x.scale + t * blocks;
   const float* block_sum = args.x.block_sum + t * blocks;
   const __m512i nibble = _mm512_set1_epi8(15);
 
-  __m512 products[kTiles][kTokens];
-  __m512 minima[kTiles][kTokens];
-  for (int i = 0; i < kTiles; ++i) {
-    for (int j = 0; j < kTokens; ++j) products[i][j] = minima[i][j] = _mm512_setzero_ps();
-  }
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    __m512i dot[kTiles][kTokens];
-    for (int i = 0; i < kTiles; ++i) {
-      for (int j = 0; j < kTokens; ++j) dot[i][j] = _mm512_setzero_si512();
-    }
+  __m512 products[kTokens];
+  __m512 minima[kTokens];
+  for (int j = 0; j < kTokens; ++j) products[j] = minima[j] = _mm512_setzero_ps();
+  for (std::int64_t b = 0; b < blocks; ++b, w += kW4TileBlockBytes) {
+    prefetch_lines<kPrefetch>(w + tile_bytes, kW4TileBlockBytes / 64);
+    __m512i dot[kTokens];
+    for (int j = 0; j < kTokens; ++j) dot[j] = _mm512_setzero_si512();
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
-      __m512i low[kTiles];
-      __m512i high[kTiles];
-      for (int i = 0; i < kTiles; ++i) {
-        const __m512i packed = _mm512_loadu_si512(w[i] + g * 64);
-        low[i] = _mm512_and_si512(packed, nibble);
-        high[i] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), nibble);
-      }
+      const __m512i packed = _mm512_loadu_si512(w + g * 64);
+      const __m512i low = _mm512_and_si512(packed, nibble);
+      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), nibble);
       for (int j = 0; j < kTokens; ++j) {
         const std::int8_t* x = q + j * args.w.cols + b * kBlockCols + g * kLaneCols;
-        const __m512i x_low = broadcast4(x);
-        const __m512i x_high = broadcast4(x + 16);
-        for (int i = 0; i < kTiles; ++i) {
-          dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], low[i], x_low);
-          dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], high[i], x_high);
-        }
+        dot[j] = _mm512_dpbusd_epi32(dot[j], low, broadcast4(x));
+        dot[j] = _mm512_dpbusd_epi32(dot[j], high, broadcast4(x + 16));
       }
     }
-    for (int i = 0; i < kTiles; ++i) {
-      const __m512 d = load_half16(w[i] + 256);
-      const __m512 m = load_half16(w[i] + 288);
-      for (int j = 0; j < kTokens; ++j) {
-        const __m512 factor = _mm512_mul_ps(d, _mm512_set1_ps(scale[j * blocks + b]));
-        products[i][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i][j]), factor, products[i][j]);
-        minima[i][j] = _mm512_fmadd_ps(m, _mm512_set1_ps(block_sum[j * blocks + b]), minima[i][j]);
-      }
-      w[i] += kW4TileBlockBytes;
-    }
-  }
-  for (int i = 0; i < kTiles; ++i) {
+    const __m512 d = load_half16(w + 256);
+    const __m512 m = load_half16(w + 288);
     for (int j = 0; j < kTokens; ++j) {
-      store_tile(args, tile + i, t + j, _mm512_add_ps(products[i][j], minima[i][j]));
+      const __m512 factor = _mm512_mul_ps(d, _mm512_set1_ps(scale[j * blocks + b]));
+      products[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[j]), factor, products[j]);
+      minima[j] = _mm512_fmadd_ps(m, _mm512_set1_ps(block_sum[j * blocks + b]), minima[j]);
     }
   }
-}
-
-template <int kTiles>
-void w4_tiles(const LinearArgs& args, std::int64_t tile) {
-  std::int64_t t = 0;
-  for (; t + 4 <= args.tokens; t += 4) w4_block_tile<kTiles, 4>(args, tile, t);
-  switch (args.tokens - t) {
-    case 3:
-      return w4_block_tile<kTiles, 3>(args, tile, t);
-    case 2:
-      return w4_block_tile<kTiles, 2>(args, tile, t);
-    case 1:
-      return w4_block_tile<kTiles, 1>(args, tile, t);
-    default:
-      return;
+  for (int j = 0; j < kTokens; ++j) {
+    store_tile(args, tile, t + j, _mm512_add_ps(products[j], minima[j]));
   }
 }
 
-/// Rows of int8 activations: one a token for kA8, two (high digits, low digits) for kA16.
-template <int kTiles, int kRows>
-void w8_block_tile(const LinearArgs& args, std::int64_t tile, std::int64_t row) {
+/// The last tokens, fewer than a register block holds.
+template <int kTokens>
+void w4_rest(const LinearArgs& args, std::int64_t tile, std::int64_t t) {
+  if constexpr (kTokens > 0) {
+    if (args.tokens - t < kTokens) return w4_rest<kTokens - 1>(args, tile, t);
+    w4_register_block<kTokens, Prefetch::kNone>(args, tile, t);
+  }
+}
+
+void w4_tile(const LinearArgs& args, std::int64_t tile, bool last) {
+  std::int64_t t = 0;
+  if (args.tokens > kW4Tokens && !last) {
+    w4_register_block<kW4Tokens, Prefetch::kNextTile>(args, tile, t);
+    t = kW4Tokens;
+  }
+  for (; t + kW4Tokens <= args.tokens; t += kW4Tokens) {
+    w4_register_block<kW4Tokens, Prefetch::kNone>(args, tile, t);
+  }
+  w4_rest<kW4Tokens - 1>(args, tile, t);
+}
+
+/// Rows of int8 activations in a w8r register block: one a token for kA8, two (high digits, low digits) for
+/// kA16, so the number is even.
+constexpr int kW8Rows = 8;
+
+template <int kRows, Prefetch kPrefetch>
+void w8_register_block(const LinearArgs& args, std::int64_t tile, std::int64_t row) {
   const std::int64_t cols = args.w.cols;
   const std::uint8_t* w = args.w.data + tile * kTileRows * cols;
   const std::int8_t* q = args.x.q + row * cols;
-  // w + 128 as an unsigned byte; 128·Σx comes off at the end. 255·128·cols < 2^31.
+  // w + 128 as an unsigned byte, and 128·Σx off the sum. 255·128·cols < 2^31.
   const __m512i offset = _mm512_set1_epi8(-128);
-  __m512i dot[kTiles][kRows];
-  for (int i = 0; i < kTiles; ++i) {
-    for (int j = 0; j < kRows; ++j) {
-      dot[i][j] = _mm512_set1_epi32(-128 * args.x.row_sum[row + j]);
-    }
-  }
+  __m512i dot[kRows];
+  for (int j = 0; j < kRows; ++j) dot[j] = _mm512_set1_epi32(-128 * args.x.row_sum[row + j]);
   for (std::int64_t c = 0; c < cols; c += kLaneCols) {
-    __m512i weight[kTiles];
-    for (int i = 0; i < kTiles; ++i) {
-      weight[i] = _mm512_xor_si512(_mm512_loadu_si512(w + i * kTileRows * cols + c * kTileRows), offset);
-    }
+    prefetch_lines<kPrefetch>(w + (cols + c) * kTileRows, 1);
+    const __m512i weight = _mm512_xor_si512(_mm512_loadu_si512(w + c * kTileRows), offset);
     for (int j = 0; j < kRows; ++j) {
-      const __m512i x = broadcast4(q + j * cols + c);
-      for (int i = 0; i < kTiles; ++i) dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], weight[i], x);
+      dot[j] = _mm512_dpbusd_epi32(dot[j], weight, broadcast4(q + j * cols + c));
     }
   }
-  for (int i = 0; i < kTiles; ++i) {
-    const __m512 row_scale = _mm512_loadu_ps(args.w.row_scale + (tile + i) * kTileRows);
-    if (args.x.format == ActivationFormat::kA8) {
-      for (int j = 0; j < kRows; ++j) {
-        const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(args.x.scale[row + j]), row_scale);
-        store_tile(args, tile + i, row + j, _mm512_mul_ps(_mm512_cvtepi32_ps(dot[i][j]), factor));
-      }
-    } else if constexpr (kRows % 2 == 0) {
-      for (int j = 0; j < kRows; j += 2) {
-        const std::int64_t t = (row + j) / 2;
-        const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(args.x.scale[t]), row_scale);
-        const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i][j]), _mm512_set1_ps(256.0F),
-                                           _mm512_cvtepi32_ps(dot[i][j + 1]));
-        store_tile(args, tile + i, t, _mm512_mul_ps(sum, factor));
-      }
+  const __m512 row_scale = _mm512_loadu_ps(args.w.row_scale + tile * kTileRows);
+  if (args.x.format == ActivationFormat::kA8) {
+    for (int j = 0; j < kRows; ++j) {
+      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(args.x.scale[row + j]), row_scale);
+      store_tile(args, tile, row + j, _mm512_mul_ps(_mm512_cvtepi32_ps(dot[j]), factor));
+    }
+  } else if constexpr (kRows % 2 == 0) {
+    for (int j = 0; j < kRows; j += 2) {
+      const std::int64_t t = (row + j) / 2;
+      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(args.x.scale[t]), row_scale);
+      const __m512 sum =
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[j]), _mm512_set1_ps(256.0F), _mm512_cvtepi32_ps(dot[j + 1]));
+      store_tile(args, tile, t, _mm512_mul_ps(sum, factor));
     }
   }
 }
 
-template <int kTiles>
-void w8_tiles(const LinearArgs& args, std::int64_t tile) {
+/// The last rows, fewer than a register block holds.
+template <int kRows>
+void w8_rest(const LinearArgs& args, std::int64_t tile, std::int64_t row, std::int64_t rows) {
+  if constexpr (kRows > 0) {
+    if (rows - row < kRows) return w8_rest<kRows - 1>(args, tile, row, rows);
+    w8_register_block<kRows, Prefetch::kNone>(args, tile, row);
+  }
+}
+
+void w8_tile(const LinearArgs& args, std::int64_t tile, bool last) {
   const std::int64_t rows = args.x.format == ActivationFormat::kA16 ? 2LL * args.tokens : args.tokens;
   std::int64_t row = 0;
-  for (; row + 12 <= rows; row += 12) w8_block_tile<kTiles, 12>(args, tile, row);
-  if (row + 8 <= rows) {
-    w8_block_tile<kTiles, 8>(args, tile, row);
-    row += 8;
+  if (rows > kW8Rows && !last) {
+    w8_register_block<kW8Rows, Prefetch::kNextTile>(args, tile, row);
+    row = kW8Rows;
   }
-  if (row + 4 <= rows) {
-    w8_block_tile<kTiles, 4>(args, tile, row);
-    row += 4;
+  for (; row + kW8Rows <= rows; row += kW8Rows) {
+    w8_register_block<kW8Rows, Prefetch::kNone>(args, tile, row);
   }
-  if (row + 2 <= rows) {
-    w8_block_tile<kTiles, 2>(args, tile, row);
-    row += 2;
-  }
-  if (row < rows) w8_block_tile<kTiles, 1>(args, tile, row);
+  w8_rest<kW8Rows - 1>(args, tile, row, rows);
 }
 
 /// Row r of a w8r tile.
@@ -211,14 +213,8 @@ void embed_w4(const PackedWeight& table, std::int64_t tile, std::int64_t r, floa
 }  // namespace
 
 void linear(const LinearArgs& args, std::int64_t begin, std::int64_t end) {
-  std::int64_t tile = begin;
-  if (args.w.format == LinearFormat::kW8R) {
-    for (; tile + 2 <= end; tile += 2) w8_tiles<2>(args, tile);
-    if (tile < end) w8_tiles<1>(args, tile);
-  } else {
-    for (; tile + 2 <= end; tile += 2) w4_tiles<2>(args, tile);
-    if (tile < end) w4_tiles<1>(args, tile);
-  }
+  const auto run = args.w.format == LinearFormat::kW8R ? w8_tile : w4_tile;
+  for (std::int64_t tile = begin; tile < end; ++tile) run(args, tile, tile + 1 == end);
 }
 
 void embed(const EmbedArgs& args, std::int64_t begin, std::int64_t end) {

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace fieldprint::cli {
+
+/// What the chosen command does; it returns the exit code.
+using Action = std::function<int()>;
+
+/// Each adds its command to `app` and sets `action` when the command is chosen.
+void add_model_command(CLI::App& app, Action& action);
+void add_run_command(CLI::App& app, Action& action);
+void add_verify_command(CLI::App& app, Action& action);
+void add_eval_command(CLI::App& app, Action& action);
+void add_bench_command(CLI::App& app, Action& action);
+void add_doctor_command(CLI::App& app, Action& action);
+
+}  // namespace fieldprint::cli

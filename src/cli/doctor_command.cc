@@ -1,0 +1,46 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "backend/select.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "exact/format.h"
+
+namespace fieldprint::cli {
+namespace {
+
+int doctor(bool json) {
+  const std::vector<std::string> backends = backend::available_backends();
+  const unsigned cores = std::thread::hardware_concurrency();
+  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (json) {
+    const nlohmann::json line = {
+        {"canon", exact::kCanonVersion}, {"backends", backends}, {"cores", cores}, {"memory_bytes", memory}};
+    fmt::print("{}\n", line.dump());
+    return kDone;
+  }
+  fmt::print("arithmetic  {}\ncores       {}\nmemory      {:.1f} GiB\nbackends    ", exact::kCanonVersion,
+             cores, static_cast<double>(memory) / static_cast<double>(1LL << 30));
+  for (const std::string& name : backends)
+    fmt::print("{}{}", name, name == backends.front() ? " (default)  " : "  ");
+  fmt::print("\n");
+  if (backends.front() != "avx512") {
+    fmt::print("note        no AVX-512 VNNI here: answers are the same, but slower\n");
+  }
+  return kDone;
+}
+
+}  // namespace
+
+void add_doctor_command(CLI::App& app, Action& action) {
+  auto json = std::make_shared<bool>(false);
+  CLI::App* command = app.add_subcommand("doctor", "what this machine offers, what is missing, what to do");
+  command->add_flag("--json", *json, "one JSON object on stdout");
+  command->callback([&action, json] { action = [json] { return doctor(*json); }; });
+}
+
+}  // namespace fieldprint::cli

@@ -1,0 +1,244 @@
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "backend/select.h"
+#include "base/bounds.h"
+#include "base/file.h"
+#include "cli/answer_printer.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/run_options.h"
+#include "commit/freeze.h"
+#include "commit/receipt_file.h"
+#include "engine/engine.h"
+#include "engine/recorder.h"
+#include "exact/format.h"
+
+namespace fieldprint::cli {
+namespace {
+
+Result<std::vector<Prompt>> gather_prompts(const RunOptions& options) {
+  Prompt defaults = options.defaults;
+  defaults.id = "answer";
+  if (!options.prompts.empty()) return read_prompts(options.prompts, defaults);
+  if (!options.chat.empty()) {
+    auto chat = read_chat(options.chat, defaults);
+    if (!chat) return chat.error();
+    return std::vector<Prompt>{std::move(*chat)};
+  }
+  defaults.text = options.text;
+  return std::vector<Prompt>{defaults};
+}
+
+Result<anchor::AnchorSet> load_anchors(const std::vector<std::string>& paths) {
+  std::vector<anchor::Anchor> anchors;
+  for (const std::string& path : paths) {
+    auto anchor = anchor::Anchor::load(path);
+    if (!anchor) return anchor.error();
+    anchors.push_back(std::move(*anchor));
+  }
+  return anchor::AnchorSet::make(std::move(anchors));
+}
+
+std::vector<commit::AnchorRecord> anchor_records(const anchor::AnchorSet& anchors) {
+  std::vector<commit::AnchorRecord> records;
+  for (const anchor::Anchor& anchor : anchors.anchors())
+    records.push_back({anchor.id(), anchor.canonical_bytes()});
+  return records;
+}
+
+/// Blocks that the `batch` longest requests need at the same time, with a spare one each.
+std::int64_t blocks_for(const std::vector<core::Request>& requests, std::int32_t batch,
+                        std::int64_t context) {
+  std::vector<std::int64_t> needs;
+  for (const core::Request& request : requests) {
+    const std::int64_t tokens = static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens;
+    needs.push_back(request.layout.blocks_for(std::min(tokens, context)) + 1);
+  }
+  std::sort(needs.rbegin(), needs.rend());
+  std::int64_t blocks = 1;
+  for (std::size_t i = 0; i < needs.size() && i < static_cast<std::size_t>(batch); ++i) blocks += needs[i];
+  return blocks;
+}
+
+/// Refuses what the machine's memory cannot hold, before it is half done.
+Status check_memory(const weights::ModelFile& file, std::int64_t blocks) {
+  const weights::ModelSpec& spec = file.spec();
+  const std::int64_t block = spec.layers * spec.kv_heads * backend::page_bytes(spec.head_dim);
+  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  const std::int64_t room = memory - file.file_bytes() - (64LL << 20);
+  if (blocks <= room / block) return {};
+  return environment_error(fmt::format(
+      "the model ({} MiB) and {} KV blocks ({} MiB) do not fit into this machine's {} MiB; ask for fewer "
+      "--kv-blocks (at most {}), a smaller --batch or fewer tokens",
+      file.file_bytes() >> 20, blocks, static_cast<double>(blocks) * static_cast<double>(block) / (1 << 20),
+      memory >> 20, std::max<std::int64_t>(room / block, 0)));
+}
+
+Status ensure_folder(const std::string& path) {
+  if (path.empty() || mkdir(path.c_str(), 0755) == 0 || errno == EEXIST) return {};
+  return environment_error(fmt::format("cannot create {}: {}", path, std::strerror(errno)));
+}
+
+class Run {
+ public:
+  Run(const RunOptions& options, const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer,
+      const anchor::AnchorSet& anchors, engine::Recorder& recorder)
+      : options_(options), file_(file), tokenizer_(tokenizer), anchors_(anchors), recorder_(recorder) {}
+
+  int answer(backend::Backend& backend, std::vector<core::Request> requests) {
+    std::int64_t blocks = options_.kv_blocks;
+    if (blocks == 0) blocks = blocks_for(requests, options_.batch, file_.spec().context);
+    if (Status status = check_memory(file_, blocks); !status) return report(status.error());
+    const engine::Options settings{.kv_blocks = blocks,
+                                   .step_tokens = std::max(options_.prefill_chunk, options_.batch),
+                                   .prefill_chunk = options_.prefill_chunk,
+                                   .max_batch = options_.batch,
+                                   .prefix_cache = !options_.no_prefix_cache};
+    auto engine = engine::Engine::create(
+        file_, tokenizer_, backend, settings,
+        {.text = [&](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
+         .finished = [&](core::SequenceId id, core::Answer answer) { finished(id, std::move(answer)); },
+         .failed = [&](core::SequenceId id, Error error) { failed(id, std::move(error)); }});
+    if (!engine) return report(engine.error());
+    engine_ = engine->get();
+    for (core::Request& request : requests) {
+      auto id = engine_->submit(request);
+      if (!id) return report(Error{id.error().kind, fmt::format("{}: {}", request.id, id.error().message)});
+      printer_.expect(*id, request.id);
+      requests_.emplace(*id, std::move(request));
+    }
+    while (engine_->step()) {
+      const engine::EngineStats stats = engine_->stats();
+      if (!options_.json && !printer_.streaming()) progress_.update(stats.computed_tokens, 0);
+    }
+    progress_.clear();
+    printer_.finish();
+    engine_ = nullptr;
+    return exit_code_;
+  }
+
+ private:
+  void finished(core::SequenceId id, core::Answer answer) {
+    const core::Request& request = requests_.at(id);
+    const commit::Body body =
+        commit::freeze({file_.digest(), exact::kCanonVersion, anchor_records(anchors_)}, request, answer);
+    std::string path;
+    auto receipt = recorder_.record(body);
+    if (!receipt) {
+      exit_code_ = report(receipt.error());
+    } else if (!options_.receipts.empty()) {
+      auto written = commit::write_receipt(options_.receipts, request.id, *receipt);
+      if (!written) exit_code_ = report(written.error());
+      if (written) path = *written;
+    }
+    if (!options_.export_kv.empty() && !exported_) {
+      exported_ = true;
+      if (Status status = write_file_atomically(options_.export_kv, engine_->kv_bytes(id)); !status) {
+        exit_code_ = report(status.error());
+      }
+    }
+    printer_.finished(id, request, answer, body, path);
+  }
+
+  void failed(core::SequenceId id, Error error) {
+    error.message = requests_.at(id).id + ": " + error.message;
+    printer_.failed(id);
+    exit_code_ = report(error);
+  }
+
+  const RunOptions& options_;
+  const weights::ModelFile& file_;
+  const tokenizer::Tokenizer& tokenizer_;
+  const anchor::AnchorSet& anchors_;
+  engine::Recorder& recorder_;
+  engine::Engine* engine_ = nullptr;
+  AnswerPrinter printer_{options_.json};
+  Progress progress_{"computing", "tokens"};
+  std::map<core::SequenceId, core::Request> requests_;
+  bool exported_ = false;
+  int exit_code_ = kDone;
+};
+
+int run(const RunOptions& options) {
+  auto backend = backend::select_backend(options.backend, options.threads);
+  if (!backend) return report(backend.error());
+  auto anchors = load_anchors(options.anchors);
+  if (!anchors) return report(anchors.error());
+  auto prompts = gather_prompts(options);
+  if (!prompts) return report(prompts.error());
+  auto file = weights::ModelFile::open(options.model);
+  if (!file) return report(file.error());
+  auto tokenizer = tokenizer::Tokenizer::make((*file)->vocabulary());
+  if (!tokenizer) return report(tokenizer.error());
+  std::vector<core::Request> requests;
+  for (const Prompt& prompt : *prompts) {
+    auto request =
+        make_request(prompt, **tokenizer, *anchors, options.anchor_bounds, options.max_anchor_tokens);
+    if (!request) return report(Error{request.error().kind, prompt.id + ": " + request.error().message});
+    requests.push_back(std::move(*request));
+  }
+  for (const std::string& folder : {options.receipts, options.data}) {
+    if (Status status = ensure_folder(folder); !status) return report(status.error());
+  }
+  auto recorder = engine::Recorder::open(options.data);
+  if (!recorder) return report(recorder.error());
+  return Run(options, **file, **tokenizer, *anchors, **recorder).answer(**backend, std::move(requests));
+}
+
+void add_prompt_options(CLI::App& command, RunOptions& options) {
+  auto* source = command.add_option_group("prompt", "where the prompt comes from");
+  source->add_option("-p,--prompt", options.text, "text to go on from");
+  source->add_option("--chat", options.chat, "JSON file with the messages of a chat");
+  source->add_option("--prompts", options.prompts, "JSON lines, one prompt each");
+  source->require_option(1);
+  command.add_option("-n,--max-tokens", options.defaults.max_tokens, "most tokens to generate")
+      ->check(CLI::Range(1, 1 << 20));
+  SamplingSettings& sampling = options.defaults.sampling;
+  command.add_option("--seed", sampling.seed, "of the random numbers");
+  command.add_option("--temperature", sampling.temperature, "0 = greedy");
+  command.add_option("--top-k", sampling.top_k, "0 = off");
+  command.add_option("--top-p", sampling.top_p, "1 = off");
+  command.add_option("--min-p", sampling.min_p, "0 = off");
+  command.add_option("--repetition-penalty", sampling.repetition_penalty, "1 = off");
+  command.add_option("--stop", options.defaults.stop, "text that ends the answer; may be repeated");
+  command.add_option("--logprobs", options.defaults.logprobs,
+                     "report log-probabilities and this many alternatives");
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app, Action& action) {
+  auto options = std::make_shared<RunOptions>();
+  options->max_anchor_tokens = bounds::kMaxAnchorTokens;
+  CLI::App* command = app.add_subcommand("run", "answer prompts, with receipts");
+  command->add_option("-m,--model", options->model, "model file (.fpm)")->required();
+  add_prompt_options(*command, *options);
+  command->add_option("--anchor", options->anchors, "text file to pin before the context; may be repeated");
+  command->add_option("--anchor-floor", options->anchor_bounds.floor,
+                      "least share of attention for the anchors");
+  command->add_option("--anchor-ceiling", options->anchor_bounds.ceiling,
+                      "largest share of attention for the anchors");
+  command->add_option("--max-anchor-tokens", options->max_anchor_tokens, "longest anchors accepted")
+      ->check(CLI::Range(std::int64_t{1}, bounds::kMaxContext));
+  command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
+  command->add_option("--backend", options->backend, "scalar, avx2 or avx512; the answer is the same");
+  command->add_option("--batch", options->batch, "sequences computed together");
+  command->add_option("--prefill-chunk", options->prefill_chunk, "tokens of a prompt computed in one step");
+  command->add_option("--kv-blocks", options->kv_blocks,
+                      "blocks of 64 tokens in the KV cache; 0 = as needed");
+  command->add_flag("--no-prefix-cache", options->no_prefix_cache, "compute every prompt from its start");
+  command->add_option("--receipts", options->receipts, "folder for the receipts");
+  command->add_option("--data", options->data,
+                      "folder of the ledger and its key; without it they end with this run");
+  command->add_option("--export-kv", options->export_kv,
+                      "file for the KV blocks of the answer that ends first");
+  command->add_flag("--json", options->json, "one JSON object a line on stdout");
+  command->callback([&action, options] { action = [options] { return run(*options); }; });
+}
+
+}  // namespace fieldprint::cli

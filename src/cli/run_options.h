@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/prompts.h"
+
+namespace fieldprint::cli {
+
+/// The options of `run`, as given.
+struct RunOptions {
+  std::string model;
+  std::vector<std::string> anchors;
+  core::AnchorBounds anchor_bounds;
+  std::int64_t max_anchor_tokens = 0;
+  std::string text;
+  std::string chat;
+  std::string prompts;
+  Prompt defaults;
+  int threads = 0;
+  std::string backend;
+  std::int32_t batch = 8;
+  std::int32_t prefill_chunk = 512;
+  std::int64_t kv_blocks = 0;  ///< 0: as many as the prompts need
+  bool no_prefix_cache = false;
+  std::string receipts;
+  std::string data;
+  std::string export_kv;
+  bool json = false;
+};
+
+}  // namespace fieldprint::cli

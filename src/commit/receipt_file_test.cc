@@ -1,0 +1,79 @@
+#include "commit/receipt_file.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/file.h"
+#include "commit/receipt_sample.h"
+
+namespace fieldprint::commit {
+namespace {
+
+class ReceiptFileTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-receipt-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::string folder_;
+};
+
+TEST_F(ReceiptFileTest, WritesTheReceiptAndItsViewAndReadsItBack) {
+  const Receipt receipt = sample::receipt(11);
+  auto path = write_receipt(folder_, "req-1", receipt);
+  ASSERT_TRUE(path.ok()) << path.error().message;
+  EXPECT_EQ(*path, folder_ + "/req-1.receipt");
+  EXPECT_EQ(*read_receipt(*path), receipt);
+  auto json = read_file(folder_ + "/req-1.json", 1 << 20);
+  ASSERT_TRUE(json.ok());
+  EXPECT_EQ(std::string(json->begin(), json->end()), *to_json(receipt));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 2);
+}
+
+TEST_F(ReceiptFileTest, RefusesIdsThatAreNoPlainNames) {
+  for (const std::string& id : {std::string(), std::string("."), std::string("../x"), std::string("a/b"),
+                                std::string("a b"), std::string("\xc3\xa9"), std::string(129, 'a')}) {
+    auto path = write_receipt(folder_, id, sample::receipt(1));
+    ASSERT_FALSE(path.ok()) << id;
+    EXPECT_EQ(path.error().kind, ErrorKind::kCaller);
+  }
+}
+
+TEST_F(ReceiptFileTest, NamesTheFileThatIsMissingOrDamaged) {
+  auto missing = read_receipt(folder_ + "/none.receipt");
+  ASSERT_FALSE(missing.ok());
+  EXPECT_NE(missing.error().message.find("none.receipt"), std::string::npos);
+  ASSERT_TRUE(write_file_atomically(folder_ + "/bad.receipt", std::string_view("not CBOR")).ok());
+  auto damaged = read_receipt(folder_ + "/bad.receipt");
+  ASSERT_FALSE(damaged.ok());
+  EXPECT_EQ(damaged.error().kind, ErrorKind::kCaller);
+  EXPECT_NE(damaged.error().message.find("bad.receipt"), std::string::npos);
+  EXPECT_EQ(write_receipt(folder_ + "/none", "a", sample::receipt(1)).error().kind, ErrorKind::kCaller);
+}
+
+TEST_F(ReceiptFileTest, AFullDiskIsTheEnvironmentsErrorAndLeavesNoPart) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {512, 512};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    auto path = write_receipt(folder_, "a", sample::receipt(1));
+    ::_exit(!path.ok() && path.error().kind == ErrorKind::kEnvironment ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+}  // namespace
+}  // namespace fieldprint::commit

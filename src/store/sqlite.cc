@@ -1,0 +1,154 @@
+#include "store/sqlite.h"
+
+#include <system_error>
+#include <utility>
+
+namespace fieldprint::store::sqlite {
+namespace {
+
+Error explain(int code, std::string_view message, int system_error, const std::string& path,
+              std::string_view doing) {
+  const auto say = [&](std::string_view why) { return fmt::format("cannot {} {}: {}", doing, path, why); };
+  switch (code & 0xff) {
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+      return environment_error(say("the database is locked by another process; try again when it is done"));
+    case SQLITE_FULL:
+      return environment_error(say("the disk or the database's size limit is full; free some space"));
+    case SQLITE_READONLY:
+    case SQLITE_PERM:
+      return environment_error(
+          say("the database is read-only; check the permissions of the file and its folder"));
+    case SQLITE_CORRUPT:
+      return environment_error(
+          say(fmt::format("the database is damaged ({}); restore it from a copy", message)));
+    case SQLITE_NOTADB:
+      return caller_error(say("the file is no SQLite database"));
+    case SQLITE_CANTOPEN:
+      return caller_error(say(system_error != 0
+                                  ? std::generic_category().message(system_error)
+                                  : std::string("check that its folder exists and may be written")));
+    case SQLITE_IOERR:
+      return environment_error(say(
+          system_error != 0 ? fmt::format("{}: {}", message, std::generic_category().message(system_error))
+                            : std::string(message)));
+    default:
+      return environment_error(say(message));
+  }
+}
+
+}  // namespace
+
+Result<Database> Database::open(const std::string& path, int busy_timeout_ms) {
+  sqlite3* raw = nullptr;
+  const int code = sqlite3_open_v2(path.c_str(), &raw,
+                                   SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  CHECK(raw != nullptr, "SQLite is out of memory");
+  Database database(std::unique_ptr<sqlite3, Close>(raw), path);
+  if (code != SQLITE_OK) return database.error("open");
+  sqlite3_extended_result_codes(raw, 1);
+  sqlite3_busy_timeout(raw, busy_timeout_ms);
+  return database;
+}
+
+Status Database::execute(const char* sql) {
+  if (sqlite3_exec(handle_.get(), sql, nullptr, nullptr, nullptr) != SQLITE_OK) return error("use");
+  return {};
+}
+
+Result<Statement> Database::prepare(std::string_view sql) {
+  sqlite3_stmt* raw = nullptr;
+  const int code = sqlite3_prepare_v3(handle_.get(), sql.data(), static_cast<int>(sql.size()),
+                                      SQLITE_PREPARE_PERSISTENT, &raw, nullptr);
+  if (code != SQLITE_OK) return error("use");
+  return Statement(raw);
+}
+
+Result<std::int64_t> Database::number(std::string_view sql) {
+  auto statement = prepare(sql);
+  if (!statement) return statement.error();
+  auto row = statement->step(*this, "read");
+  if (!row) return row.error();
+  return *row ? statement->number(0) : 0;
+}
+
+Result<std::string> Database::text(std::string_view sql) {
+  auto statement = prepare(sql);
+  if (!statement) return statement.error();
+  auto row = statement->step(*this, "read");
+  if (!row) return row.error();
+  return *row ? statement->text(0) : std::string();
+}
+
+Error Database::error(std::string_view doing) const {
+  return explain(sqlite3_errcode(handle_.get()), sqlite3_errmsg(handle_.get()),
+                 sqlite3_system_errno(handle_.get()), path_, doing);
+}
+
+Statement& Statement::bind(std::int64_t value) {
+  CHECK(sqlite3_bind_int64(handle_.get(), ++bound_, value) == SQLITE_OK);
+  return *this;
+}
+
+Statement& Statement::bind(std::span<const std::uint8_t> bytes) {
+  // A null pointer would bind NULL instead of an empty blob.
+  const void* data = bytes.empty() ? static_cast<const void*>("") : bytes.data();
+  CHECK(sqlite3_bind_blob64(handle_.get(), ++bound_, data, bytes.size(), SQLITE_STATIC) == SQLITE_OK);
+  return *this;
+}
+
+Statement& Statement::bind(std::string_view text) {
+  CHECK(sqlite3_bind_text64(handle_.get(), ++bound_, text.data(), text.size(), SQLITE_STATIC, SQLITE_UTF8) ==
+        SQLITE_OK);
+  return *this;
+}
+
+Result<bool> Statement::step(const Database& database, std::string_view doing) {
+  const int code = sqlite3_step(handle_.get());
+  if (code == SQLITE_ROW) return true;
+  if (code == SQLITE_DONE) return false;
+  return database.error(doing);
+}
+
+std::vector<std::uint8_t> Statement::blob(int column) const {
+  const auto* data = static_cast<const std::uint8_t*>(sqlite3_column_blob(handle_.get(), column));
+  const int size = sqlite3_column_bytes(handle_.get(), column);
+  return {data, data + size};
+}
+
+std::string Statement::text(int column) const {
+  const auto* data = reinterpret_cast<const char*>(sqlite3_column_text(handle_.get(), column));
+  return data == nullptr
+             ? std::string()
+             : std::string(data, static_cast<std::size_t>(sqlite3_column_bytes(handle_.get(), column)));
+}
+
+void Statement::reset() {
+  // Its result repeats the last step's, which step() has reported.
+  (void)sqlite3_reset(handle_.get());
+  (void)sqlite3_clear_bindings(handle_.get());
+  bound_ = 0;
+}
+
+Result<Transaction> Transaction::begin(Database& database) {
+  if (Status status = database.execute("BEGIN IMMEDIATE"); !status) return status.error();
+  return Transaction(database);
+}
+
+Result<Transaction> Transaction::snapshot(Database& database) {
+  if (Status status = database.execute("BEGIN"); !status) return status.error();
+  return Transaction(database);
+}
+
+Transaction::~Transaction() {
+  // Some errors have rolled back already; then there is nothing left to do and SQLite says so.
+  if (database_ != nullptr) (void)database_->execute("ROLLBACK");
+}
+
+Status Transaction::commit() {
+  if (Status status = database_->execute("COMMIT"); !status) return status;
+  database_ = nullptr;
+  return {};
+}
+
+}  // namespace fieldprint::store::sqlite

@@ -1,0 +1,307 @@
+#include "store/sqlite_ledger_store.h"
+
+#include <sqlite3.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+#include <thread>
+
+#include "ledger/checkpoint.h"
+#include "store/signed_log.h"
+#include "store/temporary_folder.h"
+
+namespace fieldprint::store {
+namespace {
+
+using StoreTest = WithFolder;
+
+Bytes leaf_of(std::uint64_t i, std::size_t size = 40) {
+  Bytes bytes(size);
+  for (std::size_t k = 0; k < size; ++k) bytes[k] = static_cast<std::uint8_t>(i * 31 + k * 7 + (i >> 8));
+  return bytes;
+}
+
+std::vector<Bytes> leaves_of(std::uint64_t begin, std::uint64_t end) {
+  std::vector<Bytes> leaves;
+  for (std::uint64_t i = begin; i < end; ++i) leaves.push_back(leaf_of(i));
+  return leaves;
+}
+
+std::unique_ptr<SqliteLedgerStore> open(const std::string& path, const SqliteOptions& options = {}) {
+  auto store = SqliteLedgerStore::open(path, options);
+  EXPECT_TRUE(store.ok()) << store.error().message;
+  return store.ok() ? std::move(*store) : nullptr;
+}
+
+// Changes the database behind the store's back.
+void tamper(const std::string& path, const std::string& sql) {
+  sqlite3* database = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &database), SQLITE_OK);
+  char* message = nullptr;
+  ASSERT_EQ(sqlite3_exec(database, sql.c_str(), nullptr, nullptr, &message), SQLITE_OK) << message;
+  sqlite3_close(database);
+}
+
+const ledger::SignerKey& signer() {
+  static const ledger::SignerKey key =
+      *ledger::SignerKey::make("example.com/ledger", ledger::PrivateKey::from_seed(ledger::Seed{7}));
+  return key;
+}
+
+TEST_F(StoreTest, LeavesHashesAndProofsAreThoseOfTheTree) {
+  for (const bool in_memory : {false, true}) {
+    auto opened = in_memory ? SqliteLedgerStore::open_in_memory() : SqliteLedgerStore::open(path());
+    ASSERT_TRUE(opened.ok()) << opened.error().message;
+    LedgerStore& store = **opened;
+    ledger::CompactTree tree;
+    std::vector<Digest> roots = {tree.root()};
+    for (std::uint64_t size = 0; size < 60;) {
+      const std::uint64_t group = 1 + size % 5;
+      EXPECT_EQ(*store.append(leaves_of(size, size + group)), size);
+      for (std::uint64_t i = 0; i < group; ++i) {
+        tree.append(ledger::leaf_hash(leaf_of(size++)));
+        roots.push_back(tree.root());
+      }
+      EXPECT_EQ(*store.size(), size);
+      EXPECT_EQ(*store.root_at(size), tree.root());
+    }
+    const std::uint64_t size = *store.size();
+    for (std::uint64_t i = 0; i < size; ++i) {
+      EXPECT_EQ(*store.leaf(i), leaf_of(i));
+      EXPECT_EQ(*store.leaf_hash(i), ledger::leaf_hash(leaf_of(i)));
+      EXPECT_TRUE(
+          ledger::verify_inclusion(*store.leaf_hash(i), i, size, *store.inclusion_proof(i, size), roots[size])
+              .ok());
+      EXPECT_TRUE(
+          ledger::verify_consistency(i, roots[i], size, roots[size], *store.consistency_proof(i, size)).ok());
+    }
+    EXPECT_TRUE(store.audit().ok());
+  }
+}
+
+TEST_F(StoreTest, EmptyLeavesAndEmptyGroupsAreKept) {
+  auto store = open(path());
+  EXPECT_EQ(*store->append(std::vector<Bytes>{{}}), 0u);
+  EXPECT_EQ(*store->append({}), 1u);
+  EXPECT_EQ(*store->size(), 1u);
+  EXPECT_EQ(*store->leaf(0), Bytes{});
+  EXPECT_TRUE(store->audit().ok());
+}
+
+TEST_F(StoreTest, WhatWasAppendedIsThereAfterReopening) {
+  ASSERT_TRUE(open(path())->append(leaves_of(0, 7)).ok());
+  auto store = open(path());
+  EXPECT_EQ(*store->size(), 7u);
+  EXPECT_EQ(*store->append(leaves_of(7, 9)), 7u);
+  EXPECT_TRUE(store->audit().ok());
+}
+
+TEST_F(StoreTest, TwoOpenStoresAndTwoThreadsShareOneLedger) {
+  auto a = open(path());
+  auto b = open(path());
+  const auto fill = [](LedgerStore& store) {
+    for (std::uint64_t i = 0; i < 40; ++i) EXPECT_TRUE(store.append(leaves_of(i, i + 2)).ok());
+  };
+  std::thread one([&] { fill(*a); });
+  std::thread two([&] { fill(*b); });
+  std::thread three([&] { fill(*b); });
+  one.join();
+  two.join();
+  three.join();
+  EXPECT_EQ(*a->size(), 240u);
+  EXPECT_EQ(*b->size(), 240u);
+  EXPECT_TRUE(a->audit().ok());
+}
+
+TEST_F(StoreTest, WhatIsNotThereIsTheCallersError) {
+  auto store = open(path());
+  ASSERT_TRUE(store->append(leaves_of(0, 3)).ok());
+  EXPECT_EQ(store->leaf(3).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->leaf(~std::uint64_t{0}).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->node({1, 1}).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->inclusion_proof(3, 3).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->root_at(4).error().kind, ErrorKind::kCaller);
+}
+
+TEST_F(StoreTest, KeepsOnlyCheckpointsOfThisLedgerAndNoOlderOnes) {
+  auto store = open(path());
+  ASSERT_TRUE(store->append(leaves_of(0, 5)).ok());
+  EXPECT_FALSE(store->checkpoint()->has_value());
+  const auto note = [&](std::uint64_t size, const Digest& root) {
+    return *ledger::sign_checkpoint(size, root, signer());
+  };
+  EXPECT_TRUE(store->keep_checkpoint(note(3, *store->root_at(3))).ok());
+  EXPECT_TRUE(store->keep_checkpoint(note(5, *store->root_at(5))).ok());
+  EXPECT_EQ(store->keep_checkpoint(note(6, *store->root_at(5))).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->keep_checkpoint(note(5, *store->root_at(4))).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->keep_checkpoint(note(4, *store->root_at(4))).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(store->keep_checkpoint("no note").error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(**store->checkpoint(), note(5, *store->root_at(5)));
+  EXPECT_EQ(**open(path())->checkpoint(), note(5, *store->root_at(5)));
+  EXPECT_TRUE(store->audit().ok());
+}
+
+TEST_F(StoreTest, OpenRefusesADatabaseWhoseStatementsDisagree) {
+  for (const std::string sql :
+       {"UPDATE tree SET size = 8", "DELETE FROM tree", "DELETE FROM leaves WHERE idx = 6",
+        "DELETE FROM nodes WHERE level = 0 AND idx = 6", "DELETE FROM nodes WHERE level = 2",
+        "UPDATE nodes SET hash = zeroblob(32) WHERE level = 2",
+        "UPDATE nodes SET hash = x'00' WHERE level = 1 AND idx = 2", "UPDATE checkpoints SET note = 'x'"}) {
+    std::filesystem::remove(path());
+    {
+      auto store = open(path());
+      ASSERT_TRUE(store->append(leaves_of(0, 7)).ok());
+      ASSERT_TRUE(store->keep_checkpoint(*ledger::sign_checkpoint(7, *store->root_at(7), signer())).ok());
+    }
+    tamper(path(), sql);
+    auto damaged = SqliteLedgerStore::open(path());
+    ASSERT_FALSE(damaged.ok()) << sql;
+    EXPECT_EQ(damaged.error().kind, ErrorKind::kEnvironment);
+  }
+}
+
+TEST_F(StoreTest, AuditFindsAnAlteredOrMissingLeaf) {
+  for (const std::string sql :
+       {"UPDATE leaves SET bytes = x'00' WHERE idx = 2", "DELETE FROM leaves WHERE idx = 2",
+        "UPDATE nodes SET hash = zeroblob(32) WHERE level = 0 AND idx = 2"}) {
+    std::filesystem::remove(path());
+    ASSERT_TRUE(open(path())->append(leaves_of(0, 7)).ok());
+    tamper(path(), sql);
+    const Status status = open(path())->audit();
+    ASSERT_FALSE(status.ok()) << sql;
+    EXPECT_EQ(status.error().kind, ErrorKind::kRefuted);
+    EXPECT_NE(status.error().message.find(" 2 "), std::string::npos) << status.error().message;
+  }
+}
+
+TEST_F(StoreTest, RefusesForeignFilesWithoutChangingThem) {
+  std::ofstream(path("text")) << std::string(4096, 'x');
+  EXPECT_EQ(SqliteLedgerStore::open(path("text")).error().kind, ErrorKind::kCaller);
+  tamper(path("other"), "CREATE TABLE t (x); PRAGMA application_id = 5");
+  EXPECT_NE(SqliteLedgerStore::open(path("other")).error().message.find("another program"),
+            std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(path("other-wal")));
+  ASSERT_NE(open(path("newer")), nullptr);
+  tamper(path("newer"), "PRAGMA user_version = 2");
+  EXPECT_NE(SqliteLedgerStore::open(path("newer")).error().message.find("schema version 2"),
+            std::string::npos);
+  EXPECT_EQ(SqliteLedgerStore::open(path("none/ledger.db")).error().kind, ErrorKind::kCaller);
+  EXPECT_FALSE(SqliteLedgerStore::open("").ok());
+  EXPECT_FALSE(SqliteLedgerStore::open(":memory:").ok());
+}
+
+TEST_F(StoreTest, AFullDatabaseIsAnEnvironmentErrorAndLosesNothing) {
+  const SqliteOptions small = {.max_file_bytes = 256 << 10};
+  std::uint64_t kept = 0;
+  {
+    auto store = open(path(), small);
+    Status status;
+    while (status.ok()) {
+      auto index = store->append(std::vector<Bytes>{leaf_of(kept, 3000), leaf_of(kept + 1, 3000)});
+      if (index.ok()) {
+        kept += 2;
+      } else {
+        status = index.error();
+      }
+      ASSERT_LT(kept, 1000u);
+    }
+    EXPECT_EQ(status.error().kind, ErrorKind::kEnvironment);
+    EXPECT_NE(status.error().message.find("full"), std::string::npos) << status.error().message;
+    EXPECT_GT(kept, 20u);
+    EXPECT_EQ(*store->size(), kept);
+    EXPECT_TRUE(store->audit().ok());
+  }
+  auto store = open(path());
+  EXPECT_EQ(*store->size(), kept);
+  EXPECT_EQ(*store->append(leaves_of(0, 2)), kept);
+  EXPECT_TRUE(store->audit().ok());
+}
+
+TEST_F(StoreTest, AFailingDiskIsAnEnvironmentErrorAndLosesNothing) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {300 << 10, 300 << 10};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    auto store = SqliteLedgerStore::open(path());
+    if (!store) ::_exit(1);
+    for (std::uint64_t i = 0; i < 1000; ++i) {
+      auto index = (*store)->append(std::vector<Bytes>{leaf_of(i, 3000)});
+      if (index.ok()) continue;
+      const bool clean = index.error().kind == ErrorKind::kEnvironment && *(*store)->size() == i && i > 5;
+      ::_exit(clean ? 0 : 2);
+    }
+    ::_exit(3);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(open(path())->audit().ok());
+}
+
+TEST_F(StoreTest, AReadOnlyFileIsNamedAsSuch) {
+  ASSERT_TRUE(open(path())->append(leaves_of(0, 2)).ok());
+  ASSERT_EQ(::chmod(path().c_str(), 0444), 0);
+  ASSERT_EQ(::chmod(folder().c_str(), 0555), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    // Permissions do not bind root.
+    if (::geteuid() == 0 && ::seteuid(65534) != 0) ::_exit(4);
+    auto store = SqliteLedgerStore::open(path());
+    if (store.ok()) ::_exit(1);
+    ::_exit(store.error().message.find("read-only") != std::string::npos ? 0 : 2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  ASSERT_EQ(::chmod(folder().c_str(), 0755), 0);
+}
+
+TEST_F(StoreTest, ASignedLogHandsOutProofsUnderItsOwnCheckpoints) {
+  auto log = SignedLog::open(open(path()), signer());
+  ASSERT_TRUE(log.ok());
+  const std::vector<ledger::VerifierKey> known = {(*log)->verifier()};
+  for (std::uint64_t begin = 0; begin < 20; begin += 4) {
+    const auto leaves = leaves_of(begin, begin + 4);
+    auto logged = (*log)->append(leaves);
+    ASSERT_TRUE(logged.ok()) << logged.error().message;
+    ASSERT_EQ(logged->size(), 4u);
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      const LoggedLeaf& entry = (*logged)[i];
+      EXPECT_EQ(entry.index, begin + i);
+      auto checkpoint = ledger::open_checkpoint(entry.checkpoint, known);
+      ASSERT_TRUE(checkpoint.ok());
+      EXPECT_EQ(checkpoint->size, entry.tree_size);
+      EXPECT_TRUE(ledger::verify_inclusion(ledger::leaf_hash(leaves[i]), entry.index, entry.tree_size,
+                                           entry.inclusion_proof, checkpoint->root)
+                      .ok());
+    }
+  }
+  EXPECT_FALSE((*log)->append({}).ok());
+  const auto other = *ledger::SignerKey::generate("example.com/ledger");
+  auto refused = SignedLog::open(open(path()), other);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("use the key it began with"), std::string::npos);
+  EXPECT_TRUE(SignedLog::open(open(path()), signer()).ok());
+}
+
+TEST_F(StoreTest, ALockedDatabaseIsAnEnvironmentError) {
+  ASSERT_NE(open(path()), nullptr);
+  sqlite3* holder = nullptr;
+  ASSERT_EQ(sqlite3_open(path().c_str(), &holder), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(holder, "BEGIN EXCLUSIVE", nullptr, nullptr, nullptr), SQLITE_OK);
+  auto store = SqliteLedgerStore::open(path(), {.busy_timeout_ms = 20});
+  ASSERT_FALSE(store.ok());
+  EXPECT_EQ(store.error().kind, ErrorKind::kEnvironment);
+  EXPECT_NE(store.error().message.find("locked"), std::string::npos);
+  sqlite3_close(holder);
+}
+
+}  // namespace
+}  // namespace fieldprint::store

@@ -1,0 +1,127 @@
+#include "verify/replay.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "exact/format.h"
+#include "kv/backend_memory.h"
+#include "sampler/sampler.h"
+
+namespace fieldprint::verify {
+namespace {
+
+// Long enough to keep the matrix units busy, short enough that its activations stay in cache.
+constexpr std::int32_t kChunkTokens = 256;
+
+core::BlockLayout layout_of(const commit::Body& body) {
+  return {static_cast<std::int64_t>(body.anchor_tokens.size())};
+}
+
+std::vector<std::int32_t> history_of(const commit::Body& body) {
+  std::vector<std::int32_t> tokens;
+  for (const auto* part :
+       {&body.sink_tokens, &body.anchor_tokens, &body.context_tokens, &body.output_tokens}) {
+    tokens.insert(tokens.end(), part->begin(), part->end());
+  }
+  tokens.pop_back();
+  return tokens;
+}
+
+kv::KvGeometry geometry_of(const weights::ModelSpec& spec) {
+  return {spec.layers, spec.kv_heads, spec.head_dim};
+}
+
+kv::BlockPool pool_for(const commit::Body& body, const weights::ModelSpec& spec, backend::Backend& backend) {
+  const kv::KvGeometry geometry = geometry_of(spec);
+  const std::int64_t blocks = layout_of(body).blocks_for(static_cast<std::int64_t>(history_of(body).size()));
+  return {geometry, blocks, kv::backend_memory(backend, blocks * geometry.block_bytes())};
+}
+
+}  // namespace
+
+Replay::Replay(const commit::Body& body, const weights::ModelFile& file, backend::Backend& backend)
+    : body_(body),
+      file_(file),
+      model_(file, backend, kChunkTokens),
+      geometry_(geometry_of(file.spec())),
+      layout_(layout_of(body)),
+      tokens_(history_of(body)),
+      prompt_tokens_(static_cast<std::int64_t>(tokens_.size() - body.output_tokens.size() + 1)),
+      pool_(pool_for(body, file.spec(), backend)),
+      cache_(pool_, kv::backend_page_hasher(backend, pool_), false),
+      table_(cache_, kv::root_key(file.digest(), exact::kCanonVersion), layout_,
+             {body.anchor_bounds.floor_odds(), body.anchor_bounds.ceiling_odds()}) {}
+
+Result<Replayed> Replay::run(const ReplayProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  Replayed out;
+  const std::int64_t total = static_cast<std::int64_t>(tokens_.size());
+  for (std::int64_t begin = 0; begin < total; begin += kChunkTokens) {
+    const std::int64_t end = std::min<std::int64_t>(begin + kChunkTokens, total);
+    if (Status status = compute(begin, end, out); !status) return status.error();
+    if (progress) progress(end, total);
+  }
+  const std::vector<Digest> digests = table_.digests();
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(digests.size()); ++i) {
+    out.blocks.push_back(core::block_record(layout_, i, total, digests[static_cast<std::size_t>(i)]));
+  }
+  for (const double sum : mass_sum_) {
+    out.anchor_mass.push_back(static_cast<float>(sum / static_cast<double>(out.output.size())));
+  }
+  out.tokens = total;
+  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return out;
+}
+
+Status Replay::compute(std::int64_t begin, std::int64_t end, Replayed& out) {
+  const std::span<const std::int32_t> tokens = std::span<const std::int32_t>(tokens_).subspan(
+      static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+  CHECK(table_.append(tokens), "the replay's pool is too small");
+  // The logits at a position choose the token after it.
+  const std::int64_t first = std::max(begin, prompt_tokens_ - 1);
+  const std::int32_t rows = static_cast<std::int32_t>(std::max<std::int64_t>(end - first, 0));
+  const model::SequenceSlice slice{.tokens = tokens,
+                                   .first_position = static_cast<std::int32_t>(begin),
+                                   .anchor_tokens = static_cast<std::int32_t>(layout_.anchor_tokens),
+                                   .blocks = table_.blocks().data(),
+                                   .floor_odds = table_.odds().floor,
+                                   .ceiling_odds = table_.odds().ceiling,
+                                   .logits = rows};
+  if (!model_.forward({&slice, 1}, {pool_.base(), geometry_.block_bytes()})[0]) {
+    return refuted("the model's activations are not finite on the stated history");
+  }
+  table_.seal_filled();
+  return pick_outputs(first, rows, out);
+}
+
+Status Replay::pick_outputs(std::int64_t first_position, std::int32_t rows, Replayed& out) {
+  const std::size_t vocab = static_cast<std::size_t>(file_.spec().vocab);
+  for (std::int32_t done = 0; done < rows; done += model_.max_logit_rows()) {
+    const std::int32_t count = std::min(model_.max_logit_rows(), rows - done);
+    const std::span<const float> logits = model_.logits(done, count);
+    for (std::int32_t row = 0; row < count; ++row) {
+      const std::int64_t position = first_position + done + row + 1;
+      const sampler::LogitRow access{logits.subspan(static_cast<std::size_t>(row) * vocab, vocab),
+                                     [&](float scale) { return model_.probabilities(row, scale); },
+                                     [&](std::span<const float> other) { model_.set_logits(row, other); }};
+      const auto history = std::span<const std::int32_t>(tokens_).first(static_cast<std::size_t>(position));
+      auto pick = sampler::pick(access, body_.sampling, history, -1);
+      if (!pick) return pick.error();
+      out.output.push_back(pick->token);
+      if (layout_.anchor_tokens == 0) continue;
+      const std::vector<float> mass = model_.anchor_mass(done + row);
+      mass_sum_.resize(mass.size());
+      for (std::size_t i = 0; i < mass.size(); ++i) mass_sum_[i] += static_cast<double>(mass[i]);
+    }
+  }
+  return {};
+}
+
+std::vector<std::uint8_t> Replay::block_bytes(std::int64_t index) const {
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(geometry_.block_bytes()));
+  const kv::BlockId block = table_.blocks()[static_cast<std::size_t>(index)];
+  model_.backend().download(bytes.data(), pool_.data(block), geometry_.block_bytes());
+  return bytes;
+}
+
+}  // namespace fieldprint::verify
