@@ -46,6 +46,7 @@ std::string_view text_of(std::span<const std::uint8_t> bytes) {
 
 /// An integer of any type; nothing for a uint64 beyond int64 or another type.
 std::optional<std::int64_t> integer_of(std::uint32_t type, std::span<const std::uint8_t> bytes) {
+  if (bytes.size() > 8) return std::nullopt;  // a string
   const std::uint64_t raw = load(bytes);
   switch (type) {
     case kU8:
