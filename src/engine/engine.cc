@@ -127,6 +127,7 @@ void Engine::cancel(core::SequenceId id) {
 EngineStats Engine::stats() const {
   EngineStats stats = stats_;
   stats.cache = cache_.stats();
+  stats.free_blocks = pool_.free_blocks();
   return stats;
 }
 

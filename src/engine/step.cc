@@ -206,12 +206,13 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
   if (!sequence.first_token) sequence.first_token = Clock::now();
   if (sequence.request.layout.anchor_tokens > 0) sequence.add_mass(model_.anchor_mass(logit_row));
 
+  if (events_.token) events_.token(sequence.id);
   using core::FinishReason;
   const tokenizer::AnswerText::Piece piece = sequence.text.push(pick.token);
   give_text(sequence, piece.text);
   const bool full = static_cast<std::int64_t>(sequence.answer.output.size()) >= sequence.request.max_tokens ||
                     static_cast<std::int64_t>(sequence.tokens.size()) >= file_.spec().context;
-  if (piece.ended) {
+  if (piece.ended && !options_.ignore_end) {
     finish(sequence, FinishReason::kStop);
   } else if (full) {
     const tokenizer::AnswerText::Piece rest = sequence.text.finish();
