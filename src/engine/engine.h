@@ -89,6 +89,7 @@ class Engine {
   void finish(Sequence& sequence, core::FinishReason reason);
   void fail(core::SequenceId id, Error error);
 
+  void await_admission(Sequence& sequence);
   std::vector<scheduler::SequenceView> waiting_views();
   scheduler::SequenceView view(const Sequence& sequence) const;
   Result<sampler::Pick> pick(const Sequence& sequence, std::int32_t row, std::span<const float> logits);

@@ -47,14 +47,18 @@ scheduler::SequenceView Engine::view(const Sequence& sequence) const {
     view.pinned_blocks = sequence.table.pinned_blocks();
     return view;
   }
-  // The last token is always computed: its logits are what the step is for.
-  const std::span<const std::int32_t> known(sequence.tokens.data(), sequence.tokens.size() - 1);
-  const std::vector<kv::BlockKey> keys = kv::chain_keys(root_, request.layout, sequence.table.odds(), known);
-  const kv::PrefixCache::Probe probe = cache_.probe(keys);
+  const kv::PrefixCache::Probe probe = cache_.probe(sequence.prefix_keys);
   if (probe.blocks > 0) view.computed = std::min(request.layout.block_end(probe.blocks - 1), tokens - 1);
   view.cached_blocks = probe.cached;
   view.pinned_blocks = probe.pinned;
   return view;
+}
+
+/// The keys under which a waiting sequence may find its prefix; hashed once, not in every step that it waits.
+/// The last token is always computed: its logits are what the step is for.
+void Engine::await_admission(Sequence& sequence) {
+  const std::span<const std::int32_t> known(sequence.tokens.data(), sequence.tokens.size() - 1);
+  sequence.prefix_keys = kv::chain_keys(root_, sequence.request.layout, sequence.table.odds(), known);
 }
 
 /// Waiting sequences that may be admitted now. Of those that wait for the same anchors only the first goes
@@ -106,6 +110,7 @@ void Engine::release_preempted(const scheduler::Decision& decision) {
     Sequence& sequence = *sequences_.at(id);
     sequence.table.release();
     sequence.running = false;
+    await_admission(sequence);
     ++stats_.preemptions;
   }
 }
