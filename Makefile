@@ -12,6 +12,7 @@ export FIELDPRINT_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fieldprint
 export FIELDPRINT_SMOLLM2_GGUF ?= $(FIELDPRINT_CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 export FIELDPRINT_GEMMA3_GGUF ?= $(FIELDPRINT_CACHE)/models/gemma-3-270m-q4_k_m.gguf
 export BUILD_DIR
+TOKEN_REFERENCE = $(FIELDPRINT_CACHE)/reference/tokens.txt
 
 CXX_SOURCES = git ls-files -co --exclude-standard -- '*.h' '*.cc'
 
@@ -34,9 +35,12 @@ run: ## set up, build, and show the real thing with a real model
 	@tools/demo
 
 test: ## set up, build, and run all tests with both models
-	@tools/setup --models smollm2 gemma3
+	@tools/setup --models smollm2 gemma3 --reference
 	@$(MAKE) build
-	@ctest --test-dir $(BUILD_DIR) --output-on-failure -j $(JOBS)
+	@if [[ -z $${FIELDPRINT_TOKEN_REFERENCE:-} && -f "$(TOKEN_REFERENCE)" ]]; then \
+	    export FIELDPRINT_TOKEN_REFERENCE="$(TOKEN_REFERENCE)"; \
+	  fi; \
+	  ctest --test-dir $(BUILD_DIR) --output-on-failure -j $(JOBS)
 
 build: ## build everything into build/
 	@$(call configure,$(BUILD_DIR),)

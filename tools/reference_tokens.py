@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Writes what llama.cpp's tokenizers make of a fixed set of strings, for the tokenizer room's reference test.
+"""Writes what another library's tokenizers make of a fixed set of strings, for the tokenizer room's reference test.
 
-    pip install llama-cpp-python==0.3.36
+    pip install tokenizers==0.23.3              (--engine tokenizers, the default; seconds)
+    pip install llama-cpp-python==0.3.36        (--engine llama.cpp; built from source in about 10 minutes)
     tools/reference_tokens.py -o reference.txt smollm2=SmolLM2.gguf gemma3=gemma3.gguf
     FIELDPRINT_TOKEN_REFERENCE=reference.txt FIELDPRINT_SMOLLM2_GGUF=... FIELDPRINT_GEMMA3_GGUF=... build/src/tokenizer_test
 
 The output has one section per model: a line "model NAME", then a line per string: its bytes in hexadecimal, a tab,
 the ids without BOS and with the texts of control tokens read as text. --strings FILE takes other strings, one a line in
-hexadecimal. Strings that are not UTF-8 get no ids ("-"): there llama.cpp's answer is not the test's.
+hexadecimal. Strings for which the engine's answer is not the test's get no ids ("-"): with both engines those that are
+not UTF-8; with tokenizers those that hold a byte for which a byte-level vocabulary has no token; with llama.cpp those
+that hold "</s>", which it takes for a control token in every vocabulary.
 """
 import argparse
 import random
 import sys
 import unicodedata
+
+sys.dont_write_bytecode = True
 
 HAND_PICKED = [
     "", " ", "  ", "   ", "\n", "\n\n", "\n\n\n\n", "\t", "\t\t\t", " \n ", "\r\n\r\n", "a", " a", "a ", "  a  b   c    d",
@@ -103,23 +108,44 @@ def strings(seed):
     return out
 
 
-def ids(model, text):
+class LlamaCppEngine:
+    """Ids by llama.cpp."""
+
+    def __init__(self, path):
+        from llama_cpp import Llama  # here, so that the other engine and --help work without it
+
+        self.model = Llama(path, vocab_only=True, verbose=False)
+
+    def ids(self, text):
+        """The ids of a bytes object of UTF-8; None where the answer is not comparable."""
+        return None if b"</s>" in text else self.model.tokenize(text, add_bos=False, special=False)
+
+
+def open_engine(name, path):
+    if name == "llama.cpp":
+        return LlamaCppEngine(path)
+    from reference_gguf import TokenizersEngine  # here, so that the other engine and --help work without the wheel
+
+    return TokenizersEngine(path)
+
+
+def ids(engine, text):
     try:
         text.decode()
     except UnicodeDecodeError:
-        return "-"
-    return " ".join(map(str, model.tokenize(text, add_bos=False, special=False)))
+        return None
+    return engine.ids(text)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="NAME=FILE.gguf")
     parser.add_argument("-o", "--output", required=True)
+    parser.add_argument("--engine", choices=["tokenizers", "llama.cpp"], default="tokenizers")
     parser.add_argument("--strings", help="strings to use, one a line in hexadecimal")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say how many strings got ids")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-
-    from llama_cpp import Llama  # here, so that --help works without it
 
     if args.strings:
         with open(args.strings, encoding="ascii") as file:
@@ -131,11 +157,15 @@ def main():
             name, _, path = entry.partition("=")
             if not path:
                 parser.error(f"{entry!r} is not NAME=FILE.gguf")
-            model = Llama(path, vocab_only=True, verbose=False)
+            engine = open_engine(args.engine, path)
+            compared = 0
             print(f"model {name}", file=out)
             for text in texts:
-                print(f"{text.hex()}\t{ids(model, text)}", file=out)
-            print(f"{name}: {len(texts)} strings", file=sys.stderr)
+                found = ids(engine, text)
+                compared += found is not None
+                print(f"{text.hex()}\t{'-' if found is None else ' '.join(map(str, found))}", file=out)
+            if args.verbose:
+                print(f"{name}: {len(texts)} strings, {compared} with ids", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -43,15 +43,14 @@ std::string expected_back(const Tokenizer& tokenizer, const std::string& text) {
   return out;
 }
 
-// In Gemma 3 this is a user-defined HTML tag; llama.cpp makes every token of this text a control token.
-constexpr const char* kMistaken = "</s>";
-
 class Reference : public ::testing::TestWithParam<std::pair<const char*, const char*>> {};
 
-TEST_P(Reference, GivesTheIdsOfLlamaCppAndReadsBack) {
+TEST_P(Reference, GivesTheIdsOfOtherLibrariesAndReadsBack) {
   const auto [name, variable] = GetParam();
   const char* path = std::getenv("FIELDPRINT_TOKEN_REFERENCE");
-  if (path == nullptr) GTEST_SKIP() << "FIELDPRINT_TOKEN_REFERENCE is not set; see tools/reference_tokens.py";
+  if (path == nullptr || *path == '\0') {
+    GTEST_SKIP() << "FIELDPRINT_TOKEN_REFERENCE is not set; see tools/reference_tokens.py";
+  }
   const auto tokenizer = testing::from_environment(variable);
   if (!tokenizer) GTEST_SKIP() << variable << " is not set";
 
@@ -71,7 +70,7 @@ TEST_P(Reference, GivesTheIdsOfLlamaCppAndReadsBack) {
     const auto ids = tokenizer->encode(text);
     EXPECT_EQ(tokenizer->decode(ids), expected_back(*tokenizer, text)) << line.substr(0, tab);
     ++read_back;
-    if (wanted == "-" || text.find(kMistaken) != std::string::npos) continue;
+    if (wanted == "-") continue;
     ++compared;
     if (ids != ids_of(wanted) && ++different <= 20) {
       ADD_FAILURE() << line.substr(0, tab) << "\n wanted " << wanted << "\n got    "
@@ -86,7 +85,8 @@ TEST_P(Reference, GivesTheIdsOfLlamaCppAndReadsBack) {
 TEST(Gemma3, KeepsTheTagThatLlamaCppTakesForAControlToken) {
   const auto tokenizer = testing::from_environment("FIELDPRINT_GEMMA3_GGUF");
   if (!tokenizer) GTEST_SKIP() << "FIELDPRINT_GEMMA3_GGUF is not set";
-  EXPECT_EQ(tokenizer->encode(kMistaken), (std::vector<std::int32_t>{212}));
+  // In Gemma 3 this is a user-defined HTML tag; llama.cpp makes every token of this text a control token.
+  EXPECT_EQ(tokenizer->encode("</s>"), (std::vector<std::int32_t>{212}));
   EXPECT_FALSE(tokenizer->is_end_of_generation(212));
 }
 
