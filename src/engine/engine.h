@@ -33,11 +33,11 @@ struct Options {
 /// What the caller hears of its requests, from within step().
 struct Events {
   /// A token was generated.
-  std::function<void(core::SequenceId)> token;
+  std::function<void(core::SequenceId)> token{};
   /// Text that a token completed, in order.
-  std::function<void(core::SequenceId, std::string_view text)> text;
-  std::function<void(core::SequenceId, core::Answer)> finished;
-  std::function<void(core::SequenceId, Error)> failed;
+  std::function<void(core::SequenceId, std::string_view text)> text{};
+  std::function<void(core::SequenceId, core::Answer)> finished{};
+  std::function<void(core::SequenceId, Error)> failed{};
 };
 
 struct EngineStats {
