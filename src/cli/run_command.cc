@@ -101,7 +101,8 @@ class Run {
                                    .prefix_cache = !options_.no_prefix_cache};
     auto engine = engine::Engine::create(
         file_, tokenizer_, backend, settings,
-        {.text = [&](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
+        {.token = {},
+         .text = [&](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
          .finished = [&](core::SequenceId id, core::Answer answer) { finished(id, std::move(answer)); },
          .failed = [&](core::SequenceId id, Error error) { failed(id, std::move(error)); }});
     if (!engine) return report(engine.error());

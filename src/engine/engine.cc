@@ -104,7 +104,9 @@ Result<core::SequenceId> Engine::submit(core::Request request) {
   const kv::AnchorOdds odds{request.anchor_bounds.floor_odds(), request.anchor_bounds.ceiling_odds()};
   kv::BlockTable table(cache_, root_, request.layout, odds);
   shares_.enter(request.tenant);
-  sequences_.emplace(id, std::make_unique<Sequence>(id, std::move(request), std::move(table), tokenizer_));
+  auto sequence = std::make_unique<Sequence>(id, std::move(request), std::move(table), tokenizer_);
+  await_admission(*sequence);
+  sequences_.emplace(id, std::move(sequence));
   return id;
 }
 
@@ -127,6 +129,7 @@ void Engine::cancel(core::SequenceId id) {
 EngineStats Engine::stats() const {
   EngineStats stats = stats_;
   stats.cache = cache_.stats();
+  stats.free_blocks = pool_.free_blocks();
   return stats;
 }
 

@@ -27,10 +27,13 @@ struct Options {
   std::int32_t max_batch = 8;        ///< sequences running
   bool prefix_cache = true;
   std::uint64_t placement_seed = 0;  ///< shuffles where blocks lie; never changes a result
+  bool ignore_end = false;           ///< for measurements: answers always go on to max_tokens
 };
 
 /// What the caller hears of its requests, from within step().
 struct Events {
+  /// A token was generated.
+  std::function<void(core::SequenceId)> token;
   /// Text that a token completed, in order.
   std::function<void(core::SequenceId, std::string_view text)> text;
   std::function<void(core::SequenceId, core::Answer)> finished;
@@ -41,6 +44,7 @@ struct EngineStats {
   std::int64_t steps = 0;
   std::int64_t computed_tokens = 0;
   std::int64_t preemptions = 0;
+  std::int64_t free_blocks = 0;  ///< neither held nor cached
   kv::CacheStats cache;
 };
 
@@ -85,6 +89,7 @@ class Engine {
   void finish(Sequence& sequence, core::FinishReason reason);
   void fail(core::SequenceId id, Error error);
 
+  void await_admission(Sequence& sequence);
   std::vector<scheduler::SequenceView> waiting_views();
   scheduler::SequenceView view(const Sequence& sequence) const;
   Result<sampler::Pick> pick(const Sequence& sequence, std::int32_t row, std::span<const float> logits);

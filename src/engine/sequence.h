@@ -27,7 +27,8 @@ struct Sequence {
   std::vector<std::int32_t> tokens;  ///< prompt and output
   kv::BlockTable table;              ///< holds the first table.size() of them
   bool running = false;
-  std::int64_t step_tokens = 0;  ///< of the current step
+  std::vector<kv::BlockKey> prefix_keys;  ///< of the known tokens but the last, while waiting
+  std::int64_t step_tokens = 0;           ///< of the current step
 
   tokenizer::AnswerText text;
   core::Answer answer;

@@ -47,14 +47,18 @@ scheduler::SequenceView Engine::view(const Sequence& sequence) const {
     view.pinned_blocks = sequence.table.pinned_blocks();
     return view;
   }
-  // The last token is always computed: its logits are what the step is for.
-  const std::span<const std::int32_t> known(sequence.tokens.data(), sequence.tokens.size() - 1);
-  const std::vector<kv::BlockKey> keys = kv::chain_keys(root_, request.layout, sequence.table.odds(), known);
-  const kv::PrefixCache::Probe probe = cache_.probe(keys);
+  const kv::PrefixCache::Probe probe = cache_.probe(sequence.prefix_keys);
   if (probe.blocks > 0) view.computed = std::min(request.layout.block_end(probe.blocks - 1), tokens - 1);
   view.cached_blocks = probe.cached;
   view.pinned_blocks = probe.pinned;
   return view;
+}
+
+/// The keys under which a waiting sequence may find its prefix; hashed once, not in every step that it waits.
+/// The last token is always computed: its logits are what the step is for.
+void Engine::await_admission(Sequence& sequence) {
+  const std::span<const std::int32_t> known(sequence.tokens.data(), sequence.tokens.size() - 1);
+  sequence.prefix_keys = kv::chain_keys(root_, sequence.request.layout, sequence.table.odds(), known);
 }
 
 /// Waiting sequences that may be admitted now. Of those that wait for the same anchors only the first goes
@@ -106,6 +110,7 @@ void Engine::release_preempted(const scheduler::Decision& decision) {
     Sequence& sequence = *sequences_.at(id);
     sequence.table.release();
     sequence.running = false;
+    await_admission(sequence);
     ++stats_.preemptions;
   }
 }
@@ -206,12 +211,13 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
   if (!sequence.first_token) sequence.first_token = Clock::now();
   if (sequence.request.layout.anchor_tokens > 0) sequence.add_mass(model_.anchor_mass(logit_row));
 
+  if (events_.token) events_.token(sequence.id);
   using core::FinishReason;
   const tokenizer::AnswerText::Piece piece = sequence.text.push(pick.token);
   give_text(sequence, piece.text);
   const bool full = static_cast<std::int64_t>(sequence.answer.output.size()) >= sequence.request.max_tokens ||
                     static_cast<std::int64_t>(sequence.tokens.size()) >= file_.spec().context;
-  if (piece.ended) {
+  if (piece.ended && !options_.ignore_end) {
     finish(sequence, FinishReason::kStop);
   } else if (full) {
     const tokenizer::AnswerText::Piece rest = sequence.text.finish();

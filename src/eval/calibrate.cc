@@ -1,12 +1,12 @@
 #include "eval/calibrate.h"
 
+#include <algorithm>
 #include <array>
-#include <cstring>
 #include <span>
 
 #include "eval/calibration_text.h"
+#include "eval/window_runner.h"
 #include "exact/arith.h"
-#include "model/model.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fieldprint::eval {
@@ -21,65 +21,6 @@ constexpr std::array kRoles = {LinearRole::kQkv, LinearRole::kAttentionOutput, L
 constexpr double kMostDivergence = 0.0005;
 constexpr std::size_t kMostTokens = 512;
 constexpr std::size_t kLogitRows = 64;
-
-/// One sequence without anchors in blocks 0, 1, 2, …
-class Probe {
- public:
-  Probe(const weights::ModelFile& file, backend::Backend& backend, std::vector<std::int32_t> tokens)
-      : spec_(file.spec()),
-        tokens_(std::move(tokens)),
-        model_(file, backend, static_cast<std::int32_t>(tokens_.size())),
-        block_bytes_(std::int64_t{spec_.layers} * spec_.kv_heads * backend::page_bytes(spec_.head_dim)),
-        pages_(backend, block_bytes_ * blocks()) {
-    for (std::int32_t i = 0; i < blocks(); ++i) table_.push_back(i);
-  }
-
-  model::Model& model() { return model_; }
-
-  Status forward() {
-    model_.backend().clear(pages_.data(), pages_.bytes());
-    const model::SequenceSlice slice{.tokens = tokens_,
-                                     .first_position = 0,
-                                     .anchor_tokens = 0,
-                                     .blocks = table_.data(),
-                                     .floor_odds = 0,
-                                     .ceiling_odds = std::numeric_limits<float>::infinity(),
-                                     .logits = static_cast<std::int32_t>(kLogitRows)};
-    const bool finite = model_.forward({&slice, 1}, {pages_.data(), block_bytes_})[0];
-    if (finite) return {};
-    return caller_error("the model overflows on plain text; its weights do not suit its architecture");
-  }
-
-  /// Dequantised key of a context token. [D]
-  std::vector<double> key(std::int32_t layer, std::int32_t head, std::int32_t position) const {
-    const core::TokenPlace place = core::BlockLayout{}.place(position);
-    const std::int64_t dim = spec_.head_dim;
-    const std::int64_t page =
-        place.block * block_bytes_ + (std::int64_t{layer} * spec_.kv_heads + head) * backend::page_bytes(dim);
-    const auto* bytes = static_cast<const std::uint8_t*>(
-        model_.backend().host_view(pages_.data() + page, backend::page_bytes(dim)));
-    std::uint16_t scale = 0;
-    std::memcpy(&scale, bytes + 2 * exact::kPageTokens * dim + 2 * place.slot, 2);
-    std::vector<double> key(static_cast<std::size_t>(dim));
-    for (std::size_t i = 0; i < key.size(); ++i) {
-      const auto q = static_cast<std::int8_t>(bytes[place.slot * dim + static_cast<std::int64_t>(i)]);
-      key[i] = static_cast<double>(exact::from_bf16(scale)) * q;
-    }
-    return key;
-  }
-
-  std::int32_t positions() const { return static_cast<std::int32_t>(tokens_.size()); }
-
- private:
-  std::int32_t blocks() const { return 2 + static_cast<std::int32_t>(tokens_.size()) / exact::kPageTokens; }
-
-  const weights::ModelSpec& spec_;
-  std::vector<std::int32_t> tokens_;
-  model::Model model_;
-  std::int64_t block_bytes_;
-  model::DeviceArray<std::uint8_t> pages_;
-  std::vector<std::int32_t> table_;
-};
 
 struct Complex {
   double re = 0;
@@ -99,8 +40,8 @@ Complex rotation(const backend::RopeTable& rope, std::int64_t position, std::int
 
 /// The mean rotated key over all positions of the context: the keys seen are turned back, averaged, and
 /// turned by the mean rotation. Channels that turn fast get an offset near zero, slow ones keep theirs.
-void add_key_offsets(const Probe& probe, const weights::ModelFile& file, std::int32_t layer,
-                     std::vector<float>& offsets) {
+void add_key_offsets(const WindowRunner& runner, std::int32_t positions, const weights::ModelFile& file,
+                     std::int32_t layer, std::vector<float>& offsets) {
   const weights::ModelSpec& spec = file.spec();
   const backend::RopeTable& rope = file.layers()[static_cast<std::size_t>(layer)].rope;
   const std::int32_t half = spec.head_dim / 2;
@@ -115,9 +56,9 @@ void add_key_offsets(const Probe& probe, const weights::ModelFile& file, std::in
   }
   for (std::int32_t head = 0; head < spec.kv_heads; ++head) {
     std::vector<Complex> mean(pairs);
-    const std::int32_t count = probe.positions() - 1;
+    const std::int32_t count = positions - 1;
     for (std::int32_t p = 1; p <= count; ++p) {
-      const std::vector<double> key = probe.key(layer, head, p);
+      const std::vector<double> key = runner.key(layer, head, p);
       for (std::size_t i = 0; i < pairs; ++i) {
         const Complex r = rotation(rope, p, half, static_cast<std::int64_t>(i));
         mean[i].re += (key[i] * r.re + key[i + pairs] * r.im) / count;
@@ -210,21 +151,22 @@ Result<weights::Calibration> calibrate(const weights::ModelFile& draft, backend:
     return caller_error("the model's context is too short to calibrate it; at least 65 tokens are needed");
   }
 
-  Probe probe(draft, backend, std::move(tokens));
-  if (Status status = probe.forward(); !status) return status.error();
+  const auto positions = static_cast<std::int32_t>(tokens.size());
+  WindowRunner runner(draft, backend, positions);
+  if (Status status = runner.forward(tokens, kLogitRows); !status) return status.error();
   weights::Calibration calibration;
   for (std::int32_t layer = 0; layer < draft.spec().layers; ++layer) {
-    add_key_offsets(probe, draft, layer, calibration.k_offset);
+    add_key_offsets(runner, positions, draft, layer, calibration.k_offset);
   }
-  const std::vector<Distribution> base = distributions(probe.model());
+  const std::vector<Distribution> base = distributions(runner.model());
   for (const LinearRole role : kRoles) {
     weights::Calibration::Choice choice{ActivationFormat::kA16, 0};
     if (has_w8r(draft, role)) {
-      probe.model().use_activation(role, ActivationFormat::kA8);
-      if (Status status = probe.forward(); !status) return status.error();
-      choice.divergence = divergence(base, probe.model());
+      runner.model().use_activation(role, ActivationFormat::kA8);
+      if (Status status = runner.forward(tokens, kLogitRows); !status) return status.error();
+      choice.divergence = divergence(base, runner.model());
       if (choice.divergence <= kMostDivergence) choice.format = ActivationFormat::kA8;
-      probe.model().use_activation(role, ActivationFormat::kA16);
+      runner.model().use_activation(role, ActivationFormat::kA16);
     }
     calibration.roles.push_back(choice);
   }
