@@ -188,7 +188,7 @@ struct AttentionArgs {
   float* anchor_mass;  ///< [T][H] share of the anchors among anchors and context; 0 without anchors
 };
 
-/// p = round(2^30·exp2((logit − maximum)·scale)). Items: rows.
+/// p = round(2^30·exp2((logit − maximum)·scale)), 0 where the argument is NaN. Items: rows.
 struct ProbabilitiesArgs {
   const float* logits;  ///< [rows][vocab]
   std::int32_t vocab;

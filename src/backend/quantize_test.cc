@@ -153,9 +153,7 @@ TEST_P(QuantizeTest, ProbabilitiesEqualScalar) {
       const auto kind = static_cast<Values>(random() % testing::kValueKinds);
       const float spread = random() % 2 == 0 ? 20.0F : 1.0F;
       for (std::int64_t i = 0; i < vocab; ++i) {
-        const float value = kind == Values::kAnyBits ? -std::numeric_limits<float>::infinity()
-                                                     : testing::value_of(kind, random);
-        logits.push_back(value * spread);
+        logits.push_back(testing::value_of(kind, random) * spread);
       }
       if (random() % 8 == 0) logits[static_cast<std::size_t>(r * vocab)] = std::nanf("");
     }
@@ -169,6 +167,25 @@ TEST_P(QuantizeTest, ProbabilitiesEqualScalar) {
     args.p = actual.data();
     GetParam().probabilities(args, 0, rows);
     EXPECT_EQ(expected, actual) << "vocab " << vocab;
+  }
+}
+
+/// A NaN whose payload, shifted into the exponent, would make exp2 a number again.
+TEST_P(QuantizeTest, EveryNanLogitHasProbabilityZero) {
+  for (std::uint32_t payload = 0; payload < 512; ++payload) {
+    std::vector<float> logits(37, -1.0F);
+    logits[0] = 0.0F;
+    logits[20] = std::bit_cast<float>(0x7FC00000U | payload);
+    logits[36] = std::bit_cast<float>(0xFFC00000U | payload);
+    const float scale = 1.0F;
+    for (const auto kernel : {scalar::probabilities, GetParam().probabilities}) {
+      std::vector<std::int32_t> p(37, 7);
+      kernel({logits.data(), 37, &scale, p.data()}, 0, 1);
+      EXPECT_EQ(p[0], 1 << 30);
+      EXPECT_EQ(p[1], 1 << 29);
+      EXPECT_EQ(p[20], 0) << payload;
+      EXPECT_EQ(p[36], 0) << payload;
+    }
   }
 }
 

@@ -25,10 +25,13 @@ struct Preferred {
   }
 };
 
+/// The largest logit, of equal ones the first; a NaN where there is one.
 std::int32_t most_likely(std::span<const float> logits) {
   std::size_t best = 0;
   for (std::size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best]) best = i;
+    if (logits[i] <= logits[best]) continue;
+    if (std::isnan(logits[best])) break;
+    best = i;
   }
   return static_cast<std::int32_t>(best);
 }

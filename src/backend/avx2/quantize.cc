@@ -237,9 +237,9 @@ void probabilities(const ProbabilitiesArgs& args, std::int64_t begin, std::int64
     const __m256 scale = _mm256_set1_ps(args.scale[row]);
     for (std::int64_t i = 0; i < vocab; i += 8) {
       const __m256 x = load_logits(logits, i, vocab);
-      const __m256 scaled = _mm256_mul_ps(exp2(_mm256_mul_ps(_mm256_sub_ps(x, maximum), scale)), one);
-      // NaN becomes 0, as a conversion by way of 64 bits makes it.
-      const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(scaled, scaled, _CMP_ORD_Q));
+      const __m256 below = _mm256_mul_ps(_mm256_sub_ps(x, maximum), scale);
+      const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(below, below, _CMP_ORD_Q));
+      const __m256 scaled = _mm256_mul_ps(exp2(below), one);
       const __m256i integer = _mm256_and_si256(_mm256_cvtps_epi32(scaled), number);
       if (i + 8 <= vocab) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + i), integer);

@@ -230,9 +230,9 @@ void probabilities(const ProbabilitiesArgs& args, std::int64_t begin, std::int64
       const std::int64_t left = vocab - i;
       const auto mask = static_cast<__mmask16>(left >= 16 ? 0xFFFF : (1 << left) - 1);
       const __m512 x = _mm512_maskz_loadu_ps(mask, logits + i);
-      const __m512 scaled = _mm512_mul_ps(exp2(_mm512_mul_ps(_mm512_sub_ps(x, maximum), scale)), one);
-      // NaN becomes 0, as a conversion by way of 64 bits makes it.
-      const __mmask16 number = _mm512_cmp_ps_mask(scaled, scaled, _CMP_ORD_Q);
+      const __m512 below = _mm512_mul_ps(_mm512_sub_ps(x, maximum), scale);
+      const __mmask16 number = _mm512_cmp_ps_mask(below, below, _CMP_ORD_Q);
+      const __m512 scaled = _mm512_mul_ps(exp2(below), one);
       _mm512_mask_storeu_epi32(p + i, mask, _mm512_maskz_cvtps_epi32(number, scaled));
     }
   }

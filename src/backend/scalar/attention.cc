@@ -85,34 +85,36 @@ State tile(const AttentionArgs& args, const Page& page, const Query& query, std:
     state.maximum = score > state.maximum ? score : state.maximum;
   }
 
-  // 64 · 2^23 = 2^29 fits in the integer sum.
-  std::int32_t denominator = 0;
+  // 64 · 2^23 = 2^29 fits in the integer sum. Unsigned, because scores that are no numbers, in a row that
+  // will be refused, may wrap it.
+  std::uint32_t denominator = 0;
   float largest = 0.0F;
   for (std::int64_t j = first; j < last; ++j) {
     float& w = weight[static_cast<std::size_t>(j)];
     const float p = exact::exp2(w - state.maximum);
-    denominator += exact::round_product(p, exact::kDenominatorOne);
+    denominator += static_cast<std::uint32_t>(exact::round_product(p, exact::kDenominatorOne));
     w = p * page.value_scale(j);
     largest = w > largest ? w : largest;
   }
-  state.denominator = static_cast<float>(denominator) * 0x1p-23F;
+  state.denominator = static_cast<float>(static_cast<std::int32_t>(denominator)) * 0x1p-23F;
 
   // Every value zero or nearly so: the output is zero, and the ratio below would not be finite.
   if (largest < exact::kSmallestWeight) return state;
   const float ratio = exact::kWeightMax / largest;
   const float unit = largest / exact::kWeightMax;
-  std::array<std::int32_t, kPageTokens> integer{};
+  std::array<std::uint32_t, kPageTokens> integer{};
   for (std::int64_t j = first; j < last; ++j) {
     const std::size_t i = static_cast<std::size_t>(j);
-    integer[i] = exact::round_product(weight[i], ratio);
+    integer[i] = static_cast<std::uint32_t>(exact::round_product(weight[i], ratio));
   }
   for (std::int64_t d = 0; d < dim; ++d) {
     // 65535 · 127 · 64 < 2^30 fits.
-    std::int32_t dot = 0;
+    std::uint32_t dot = 0;
     for (std::int64_t j = first; j < last; ++j) {
-      dot += integer[static_cast<std::size_t>(j)] * page.values[d * kPageTokens + j];
+      const std::int32_t value = page.values[d * kPageTokens + j];
+      dot += integer[static_cast<std::size_t>(j)] * static_cast<std::uint32_t>(value);
     }
-    state.output[static_cast<std::size_t>(d)] = static_cast<float>(dot) * unit;
+    state.output[static_cast<std::size_t>(d)] = static_cast<float>(static_cast<std::int32_t>(dot)) * unit;
   }
   return state;
 }

@@ -128,7 +128,9 @@ void probabilities(const ProbabilitiesArgs& args, std::int64_t begin, std::int64
     float maximum = logits[0];
     for (std::int64_t i = 1; i < args.vocab; ++i) maximum = logits[i] > maximum ? logits[i] : maximum;
     for (std::int64_t i = 0; i < args.vocab; ++i) {
-      const float p = exact::exp2((logits[i] - maximum) * args.scale[row]);
+      const float x = (logits[i] - maximum) * args.scale[row];
+      // Asked of the argument: the exponent arithmetic of exp2 turns some NaN into numbers.
+      const float p = std::isnan(x) ? 0.0F : exact::exp2(x);
       args.p[row * args.vocab + i] = static_cast<std::int32_t>(std::lrintf(p * exact::kProbabilityOne));
     }
   }

@@ -1,0 +1,85 @@
+#include "backend/cpu_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "backend/select.h"
+
+namespace fieldprint::backend {
+namespace {
+
+struct Choice {
+  std::string name;
+  int threads;
+};
+
+std::vector<Choice> choices() {
+  std::vector<Choice> all;
+  for (const std::string& name : available_backends()) {
+    for (const int threads : {1, 3}) all.push_back({name, threads});
+  }
+  return all;
+}
+
+class CpuBackendTest : public ::testing::TestWithParam<Choice> {
+ protected:
+  CpuBackendTest() : backend_(std::move(*select_backend(GetParam().name, GetParam().threads))) {}
+  std::unique_ptr<Backend> backend_;
+};
+INSTANTIATE_TEST_SUITE_P(Here, CpuBackendTest, ::testing::ValuesIn(choices()), [](const auto& choice) {
+  return choice.param.name + "_" + std::to_string(choice.param.threads);
+});
+
+TEST_P(CpuBackendTest, PageDigestsAreTheHostsSha256OfEachPage) {
+  for (const std::int64_t page : {page_bytes(16), page_bytes(64), page_bytes(256), std::int64_t{1}}) {
+    constexpr std::int64_t kPages = 7;
+    constexpr std::int64_t kBlocks = 5;
+    const std::int64_t stride = kPages * page + 40;
+    std::vector<std::uint8_t> pool(static_cast<std::size_t>(kBlocks * stride));
+    for (std::size_t i = 0; i < pool.size(); ++i) pool[i] = static_cast<std::uint8_t>(i * 31 + i / 251);
+    // Out of order, and one of them twice.
+    const std::vector<std::int32_t> blocks = {3, 0, 4, 3};
+    std::vector<Digest> digests(blocks.size() * kPages);
+    backend_->page_digests({pool.data(), stride, page, kPages, blocks}, digests);
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+      for (std::int64_t p = 0; p < kPages; ++p) {
+        const std::uint8_t* at = pool.data() + blocks[b] * stride + p * page;
+        EXPECT_EQ(digests[b * kPages + static_cast<std::size_t>(p)],
+                  sha256(std::span(at, static_cast<std::size_t>(page))))
+            << "block " << blocks[b] << ", page " << p;
+      }
+    }
+  }
+}
+
+TEST_P(CpuBackendTest, PageDigestsOfNoBlocksDoNothing) {
+  const std::vector<std::uint8_t> pool(64);
+  backend_->page_digests({pool.data(), 64, 64, 1, {}}, {});
+}
+
+TEST_P(CpuBackendTest, MemoryIsAlignedAndHoldsWhatWasPutThere) {
+  std::vector<std::uint8_t> bytes(1000);
+  std::iota(bytes.begin(), bytes.end(), std::uint8_t{0});
+  for (const std::int64_t size : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}}) {
+    std::uint8_t* memory = backend_->allocate(size);
+    std::uint8_t* other = backend_->allocate(size);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory) % 64, 0U);
+    backend_->upload(memory, bytes.data(), size);
+    backend_->copy(other, memory, size);
+    std::vector<std::uint8_t> back(static_cast<std::size_t>(size));
+    backend_->download(back.data(), other, size);
+    EXPECT_TRUE(std::equal(back.begin(), back.end(), bytes.begin()));
+    EXPECT_EQ(std::memcmp(backend_->host_view(memory, size), bytes.data(), back.size()), 0);
+    backend_->clear(memory, size);
+    backend_->download(back.data(), memory, size);
+    EXPECT_EQ(std::count(back.begin(), back.end(), 0), size);
+    backend_->release(memory);
+    backend_->release(other);
+  }
+}
+
+}  // namespace
+}  // namespace fieldprint::backend

@@ -1,0 +1,100 @@
+#include "backend/select.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+namespace fieldprint::backend {
+namespace {
+
+/// Sets FIELDPRINT_BACKEND for a scope; null removes it.
+class ForcedBackend {
+ public:
+  explicit ForcedBackend(const char* name) {
+    const char* before = std::getenv(kVariable);
+    if (before != nullptr) before_ = before;
+    set(name);
+  }
+  ~ForcedBackend() { set(before_ ? before_->c_str() : nullptr); }
+  ForcedBackend(const ForcedBackend&) = delete;
+  ForcedBackend& operator=(const ForcedBackend&) = delete;
+
+ private:
+  static constexpr const char* kVariable = "FIELDPRINT_BACKEND";
+  static void set(const char* name) {
+    if (name == nullptr) {
+      unsetenv(kVariable);
+    } else {
+      setenv(kVariable, name, 1);
+    }
+  }
+  std::optional<std::string> before_;
+};
+
+TEST(SelectBackend, ScalarRunsEverywhereAndIsTheSlowest) {
+  const std::vector<std::string> names = available_backends();
+  ASSERT_FALSE(names.empty());
+  EXPECT_EQ(names.back(), "scalar");
+}
+
+TEST(SelectBackend, EveryAvailableOneCanBeChosenByName) {
+  const ForcedBackend forced("none of them");
+  for (const std::string& name : available_backends()) {
+    auto backend = select_backend(name, 1);
+    ASSERT_TRUE(backend.ok()) << name;
+    EXPECT_EQ((*backend)->name(), name);
+  }
+}
+
+TEST(SelectBackend, WithoutANameTheFastestIsTaken) {
+  const ForcedBackend none(nullptr);
+  auto backend = select_backend("", 0);
+  ASSERT_TRUE(backend.ok());
+  EXPECT_EQ((*backend)->name(), available_backends().front());
+}
+
+TEST(SelectBackend, TheEnvironmentDecidesWhereNoNameIsGiven) {
+  const ForcedBackend forced("scalar");
+  auto backend = select_backend("", 1);
+  ASSERT_TRUE(backend.ok());
+  EXPECT_EQ((*backend)->name(), "scalar");
+}
+
+TEST(SelectBackend, AnUnknownNameIsRefusedWithTheKnownOnes) {
+  for (const char* name : {"cuda13", "Scalar", "avx"}) {
+    const auto backend = select_backend(name, 1);
+    ASSERT_FALSE(backend.ok()) << name;
+    EXPECT_EQ(backend.error().kind, ErrorKind::kCaller);
+    const std::string& message = backend.error().message;
+    EXPECT_EQ(message.find("there is no backend '" + std::string(name) + "'; choose one of: "), 0U);
+    for (const std::string& known : available_backends()) {
+      EXPECT_NE(message.find(known), std::string::npos) << known;
+    }
+  }
+}
+
+TEST(SelectBackend, AWrongNameInTheEnvironmentIsNotPassedOver) {
+  const ForcedBackend forced("fast");
+  const auto backend = select_backend("", 1);
+  ASSERT_FALSE(backend.ok());
+  EXPECT_NE(backend.error().message.find("'fast'"), std::string::npos);
+}
+
+TEST(SelectBackend, OneThatThisMachineLacksIsRefusedWithWhatItNeeds) {
+  const std::vector<std::string> here = available_backends();
+  int lacking = 0;
+  for (const std::string name : {"avx512", "avx2"}) {
+    if (std::find(here.begin(), here.end(), name) != here.end()) continue;
+    ++lacking;
+    const auto backend = select_backend(name, 1);
+    ASSERT_FALSE(backend.ok());
+    EXPECT_EQ(backend.error().kind, ErrorKind::kCaller);
+    EXPECT_NE(backend.error().message.find("needs AVX"), std::string::npos);
+  }
+  if (lacking == 0) GTEST_SKIP() << "this machine runs every backend";
+}
+
+}  // namespace
+}  // namespace fieldprint::backend
