@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "anchor/anchor.h"
+#include "commit/validate.h"
 #include "exact/format.h"
 #include "tokenizer/answer_text.h"
 #include "tokenizer/chat_template.h"
@@ -110,7 +111,8 @@ Check check_finish(const Body& body, const weights::ModelSpec& spec, const token
   for (std::size_t i = 0; i < count; ++i) {
     bool ended = text.push(body.output_tokens[i]).ended;
     const bool last = i + 1 == count;
-    const bool full = static_cast<std::int64_t>(count) >= body.max_tokens || history_tokens(body) >= spec.context;
+    const bool full =
+        static_cast<std::int64_t>(count) >= body.max_tokens || history_tokens(body) >= spec.context;
     if (last && !ended && full) ended = text.finish().ended;
     if (ended != last && (ended || !full)) {
       return {name, false,
@@ -198,6 +200,7 @@ Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& 
   const Body& body = receipt.body;
   Report report;
   report.checks = commit::check_envelope(receipt, options.trusted);
+  if (commit::find_invalid(receipt)) return report;
   report.checks.push_back(check_model(body, file));
   report.checks.push_back(check_canon(body));
   const std::vector<Check> history = check_history(body, file.spec());
