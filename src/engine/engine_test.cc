@@ -1,0 +1,349 @@
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "backend/select.h"
+#include "base/bounds.h"
+#include "weights/tiny_file_testing.h"
+
+namespace fieldprint::engine {
+namespace {
+
+using core::FinishReason;
+using core::Request;
+using core::SequenceId;
+
+constexpr std::int32_t kEndToken = 2;
+constexpr std::int64_t kContext = 600;
+
+/// `count` letters of the tiny vocabulary after a sink.
+std::vector<std::int32_t> letters(std::size_t count, std::uint64_t seed) {
+  weights::testing::Noise noise(seed);
+  std::vector<std::int32_t> tokens = {1};
+  while (tokens.size() <= count) tokens.push_back(3 + static_cast<std::int32_t>(noise.next() % 26));
+  return tokens;
+}
+
+Request request(std::size_t prompt_letters, std::int32_t max_tokens, std::uint64_t seed = 1) {
+  Request out;
+  out.prompt = letters(prompt_letters, seed);
+  out.sampling = {.temperature = 1.0F, .seed = seed};
+  out.max_tokens = max_tokens;
+  out.logprobs = 2;
+  return out;
+}
+
+/// The same anchors for every seed.
+Request anchored(std::size_t anchor_letters, std::size_t prompt_letters, std::int32_t max_tokens,
+                 std::uint64_t seed) {
+  Request out = request(prompt_letters, max_tokens, seed);
+  const std::vector<std::int32_t> anchors = letters(anchor_letters, 99);
+  out.prompt.insert(out.prompt.begin() + 1, anchors.begin() + 1, anchors.end());
+  out.layout.anchor_tokens = static_cast<std::int64_t>(anchor_letters);
+  return out;
+}
+
+const weights::ModelFile& tiny_file() {
+  static const weights::testing::TinyFile tiny;
+  return tiny.file();
+}
+
+const tokenizer::Tokenizer& tiny_tokenizer() {
+  static const auto tokenizer = tokenizer::Tokenizer::make(tiny_file().vocabulary()).value();
+  return *tokenizer;
+}
+
+/// An engine over the tiny model that remembers what it said.
+class Served {
+ public:
+  explicit Served(const Options& options)
+      : backend_(backend::select_backend("", 1).value()),
+        engine_(Engine::create(
+                    tiny_file(), tiny_tokenizer(), *backend_, options,
+                    {.text = [this](SequenceId id, std::string_view text) { streamed[id] += text; },
+                     .finished =
+                         [this](SequenceId id, core::Answer answer) {
+                           kv[id] = engine_->kv_bytes(id);
+                           order.push_back(id);
+                           answers.emplace(id, std::move(answer));
+                         },
+                     .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); }})
+                    .value()) {}
+
+  Engine& operator*() { return *engine_; }
+  Engine* operator->() { return engine_.get(); }
+  SequenceId submit(Request request) { return engine_->submit(std::move(request)).value(); }
+  void finish() {
+    while (engine_->step()) continue;
+  }
+  core::Answer answer(Request request) {
+    const SequenceId id = submit(std::move(request));
+    finish();
+    return answers.at(id);
+  }
+
+  std::map<SequenceId, std::string> streamed;
+  std::map<SequenceId, core::Answer> answers;
+  std::map<SequenceId, std::vector<std::uint8_t>> kv;
+  std::map<SequenceId, Error> errors;
+  std::vector<SequenceId> order;  ///< in which answers were finished
+
+ private:
+  std::unique_ptr<backend::Backend> backend_;
+  std::unique_ptr<Engine> engine_;
+};
+
+void expect_same(const core::Answer& a, const core::Answer& b) {
+  EXPECT_EQ(a.output, b.output);
+  EXPECT_EQ(a.text, b.text);
+  EXPECT_EQ(a.finish_reason, b.finish_reason);
+  EXPECT_EQ(a.blocks, b.blocks);
+  EXPECT_EQ(a.anchor_mass, b.anchor_mass);
+}
+
+TEST(Engine, ACancelledRequestIsNotHeardOfAgainAndChangesNoOther) {
+  Served alone({.kv_blocks = 40});
+  const core::Answer expected = alone.answer(request(30, 20, 7));
+
+  Served served({.kv_blocks = 40, .max_batch = 2});
+  const SequenceId kept = served.submit(request(30, 20, 7));
+  const SequenceId running = served.submit(request(70, 200, 8));
+  const SequenceId waiting = served.submit(request(70, 200, 9));
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(served->step());
+  served->cancel(running);
+  served->cancel(waiting);
+  served->cancel(12345);
+  const std::string streamed = served.streamed[running];
+  served.finish();
+  EXPECT_EQ(served.order, std::vector<SequenceId>{kept});
+  EXPECT_TRUE(served.errors.empty());
+  EXPECT_EQ(served.streamed[running], streamed);
+  EXPECT_EQ(served.streamed[waiting], "");
+  expect_same(served.answers.at(kept), expected);
+}
+
+TEST(Engine, ACancelledRequestGivesItsBlocksBack) {
+  Served served({.kv_blocks = 9, .prefix_cache = false});
+  const SequenceId big = served.submit(request(400, 50));
+  ASSERT_TRUE(served->step());
+  served->cancel(big);
+  EXPECT_FALSE(served->step());
+  const core::Answer answer = served.answer(request(400, 50, 2));
+  EXPECT_EQ(answer.output.size(), 50U);
+  EXPECT_EQ(answer.blocks.size(), 9U);
+}
+
+TEST(Engine, AStopStringEndsTheAnswerWhereverTokensAreCut) {
+  Served served({.kv_blocks = 40});
+  Request plain = request(10, 60, 3);
+  const core::Answer whole = served.answer(plain);
+  ASSERT_GE(whole.text.size(), 12U);
+  for (std::size_t length = 1; length <= 4; ++length) {
+    Request stopping = plain;
+    stopping.stop = {whole.text.substr(5, length)};
+    const SequenceId id = served.submit(stopping);
+    served.finish();
+    const core::Answer& answer = served.answers.at(id);
+    EXPECT_EQ(answer.finish_reason, FinishReason::kStop);
+    EXPECT_EQ(answer.text, whole.text.substr(0, whole.text.find(stopping.stop[0])));
+    EXPECT_EQ(served.streamed[id], answer.text) << "no part of a stop string may be streamed";
+    EXPECT_LT(answer.output.size(), whole.output.size());
+    EXPECT_TRUE(std::equal(answer.output.begin(), answer.output.end(), whole.output.begin()));
+  }
+}
+
+TEST(Engine, TextHeldBackForAStopStringIsGivenOutAtTheEnd) {
+  Served served({.kv_blocks = 40});
+  Request plain = request(10, 12, 3);
+  const core::Answer whole = served.answer(plain);
+  plain.stop = {whole.text.substr(whole.text.size() - 2) + "zzz"};
+  const SequenceId id = served.submit(plain);
+  served.finish();
+  expect_same(served.answers.at(id), whole);
+  EXPECT_EQ(served.streamed[id], whole.text);
+}
+
+TEST(Engine, AnAnswerEndsAtItsLengthOrAtAnEndToken) {
+  Served served({.kv_blocks = 40});
+  int stopped = 0;
+  int cut = 0;
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Request hot = request(5, 25, seed);
+    hot.sampling.temperature = 4.0F;
+    const core::Answer answer = served.answer(hot);
+    const auto is_end = [](const core::OutputToken& token) { return token.token == kEndToken; };
+    const auto ends = std::count_if(answer.output.begin(), answer.output.end(), is_end);
+    if (answer.finish_reason == FinishReason::kStop) {
+      ++stopped;
+      EXPECT_TRUE(is_end(answer.output.back()));
+      EXPECT_EQ(ends, 1);
+    } else {
+      ++cut;
+      EXPECT_EQ(answer.output.size(), 25U);
+      EXPECT_EQ(ends, 0);
+    }
+  }
+  EXPECT_GT(stopped, 0);
+  EXPECT_GT(cut, 0);
+}
+
+TEST(Engine, AnAnswerEndsWhenTheContextIsFull) {
+  Served served({.kv_blocks = 12});
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    const core::Answer answer = served.answer(request(kContext - 6, 100, seed));
+    if (answer.finish_reason == FinishReason::kStop) continue;
+    EXPECT_EQ(answer.output.size(), 5U);
+    return;
+  }
+  FAIL() << "every answer ended before the context did";
+}
+
+TEST(Engine, LogprobsAreGivenOnlyWhereTheyWereAskedFor) {
+  Served served({.kv_blocks = 40});
+  Request asked = request(10, 8);
+  const core::Answer with = served.answer(asked);
+  asked.logprobs = -1;
+  const core::Answer without = served.answer(asked);
+  ASSERT_EQ(with.output.size(), without.output.size());
+  for (std::size_t i = 0; i < with.output.size(); ++i) {
+    const core::OutputToken& token = with.output[i];
+    EXPECT_EQ(token.token, without.output[i].token);
+    EXPECT_LT(token.logprob, 0.0F);
+    ASSERT_EQ(token.alternatives.size(), 2U);
+    EXPECT_GE(token.alternatives[0].logprob, token.alternatives[1].logprob);
+    EXPECT_GE(token.alternatives[0].logprob, token.logprob);
+    EXPECT_EQ(without.output[i].logprob, 0.0F);
+    EXPECT_TRUE(without.output[i].alternatives.empty());
+  }
+}
+
+TEST(Engine, WhatThePoolCannotHoldFailsWithWhatToDoAndOthersGoOn) {
+  Served served({.kv_blocks = 4});
+  const SequenceId big = served.submit(request(300, 10));
+  const SequenceId small = served.submit(request(20, 10));
+  served.finish();
+  ASSERT_TRUE(served.errors.contains(big));
+  EXPECT_EQ(served.errors.at(big).kind, ErrorKind::kCaller);
+  EXPECT_NE(served.errors.at(big).message.find("blocks"), std::string::npos) << served.errors.at(big).message;
+  EXPECT_EQ(served.order, std::vector<SequenceId>{small});
+}
+
+TEST(Engine, AnchorsOfSeveralRequestsAreComputedOnce) {
+  for (const bool prefix_cache : {false, true}) {
+    Served served({.kv_blocks = 60, .prefix_cache = prefix_cache});
+    for (std::uint64_t seed = 0; seed < 4; ++seed) served.submit(anchored(100, 10, 1, seed));
+    served.finish();
+    EXPECT_EQ(served->stats().computed_tokens, 101 + 4 * 10);
+    EXPECT_EQ(served->stats().cache.pinned_blocks, 3);
+    std::int64_t cached = 0;
+    for (const auto& [id, answer] : served.answers) {
+      cached += answer.cached_tokens;
+      EXPECT_EQ(answer.anchor_mass.size(), 2U);
+      EXPECT_EQ(answer.blocks.size(), 4U);
+    }
+    EXPECT_EQ(cached, 3 * 101);
+  }
+}
+
+TEST(Engine, PinnedAnchorsSurviveEviction) {
+  Served served({.kv_blocks = 14});
+  const core::Answer first = served.answer(anchored(100, 10, 4, 5));
+  for (std::uint64_t seed = 0; seed < 6; ++seed) served.answer(request(400, 1, seed));
+  ASSERT_GT(served->stats().cache.evictions, 0U);
+  const std::int64_t before = served->stats().computed_tokens;
+  const core::Answer again = served.answer(anchored(100, 10, 4, 5));
+  expect_same(again, first);
+  EXPECT_EQ(again.cached_tokens, 101);
+  EXPECT_EQ(served->stats().computed_tokens - before,
+            10 + static_cast<std::int64_t>(again.output.size()) - 1);
+}
+
+TEST(Engine, PreemptionChangesNoAnswer) {
+  std::vector<Request> requests;
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    requests.push_back(seed % 2 == 0 ? request(62, 150, seed) : anchored(70, 60, 150, seed));
+    // No end token, so that every answer grows to its length.
+    requests.back().sampling = {.repetition_penalty = seed == 4 ? 1.2F : 1.0F};
+  }
+  Served roomy({.kv_blocks = 60, .max_batch = 1, .prefix_cache = false});
+  Served tight({.kv_blocks = 14, .max_batch = 5});
+  for (const Request& each : requests) {
+    roomy.submit(each);
+    tight.submit(each);
+  }
+  roomy.finish();
+  tight.finish();
+  EXPECT_EQ(roomy->stats().preemptions, 0);
+  EXPECT_GT(tight->stats().preemptions, 0);
+  ASSERT_EQ(roomy.answers.size(), requests.size());
+  ASSERT_EQ(tight.answers.size(), requests.size());
+  for (const auto& [id, answer] : roomy.answers) {
+    expect_same(tight.answers.at(id), answer);
+    EXPECT_EQ(tight.kv.at(id), roomy.kv.at(id)) << "sequence " << id;
+  }
+}
+
+TEST(Engine, ATenantWithManyRequestsDoesNotHoldUpAnother) {
+  Served served({.kv_blocks = 40, .max_batch = 1});
+  std::vector<SequenceId> many;
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    Request each = request(20, 5, seed);
+    each.tenant = 1;
+    many.push_back(served.submit(each));
+  }
+  Request other = request(20, 5, 50);
+  other.tenant = 2;
+  const SequenceId one = served.submit(other);
+  served.finish();
+  ASSERT_EQ(served.order.size(), 6U);
+  EXPECT_EQ(served.order[0], many[0]);
+  EXPECT_EQ(served.order[1], one);
+}
+
+TEST(Engine, RequestsThatNoStepCouldServeAreRefusedWithTheReason) {
+  Served served({.kv_blocks = 40});
+  const auto refusal = [&](auto&& change) {
+    Request bad = request(10, 5);
+    change(bad);
+    const auto submitted = served->submit(bad);
+    if (submitted) return std::string("(accepted)");
+    EXPECT_EQ(submitted.error().kind, ErrorKind::kCaller);
+    return submitted.error().message;
+  };
+  const auto names = [](const std::string& message, const char* part) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  names(refusal([](Request& r) { r.prompt.clear(); }), "no tokens");
+  names(refusal([](Request& r) { r.prompt = letters(kContext, 1); }), "context holds 600");
+  names(refusal([](Request& r) { r.prompt[3] = 32; }), "no token 32");
+  names(refusal([](Request& r) { r.prompt[3] = -1; }), "no token -1");
+  names(refusal([](Request& r) { r.max_tokens = 0; }), "at least 1");
+  names(refusal([](Request& r) { r.layout.anchor_tokens = 11; }), "shorter than its anchors");
+  names(refusal([](Request& r) { r.layout.anchor_tokens = 10; }), "no text of its own");
+  names(refusal([](Request& r) { r.anchor_bounds.floor = 1.0F; }), "anchor floor");
+  names(refusal([](Request& r) { r.anchor_bounds = {0.5F, 0.25F}; }), "anchor floor");
+  names(refusal([](Request& r) { r.stop = {""}; }), "stop string is empty");
+  names(refusal([](Request& r) { r.stop.assign(bounds::kMaxStopStrings + 1, "x"); }), "at most 16 stop");
+  names(refusal([](Request& r) { r.logprobs = bounds::kMaxLogprobs + 1; }), "at most 20 alternatives");
+  names(refusal([](Request& r) { r.sampling.temperature = -1.0F; }), "temperature");
+  names(refusal([](Request& r) { r.sampling.top_p = 0.0F; }), "top");
+  EXPECT_FALSE(served->step());
+}
+
+TEST(Engine, OptionsOutOfRangeAreRefusedByName) {
+  const auto backend = backend::select_backend("", 1).value();
+  const auto refusal = [&](const Options& options) {
+    const auto engine = Engine::create(tiny_file(), tiny_tokenizer(), *backend, options, {});
+    return engine ? std::string("(accepted)") : engine.error().message;
+  };
+  EXPECT_EQ(refusal({.kv_blocks = 10}), "(accepted)");
+  EXPECT_NE(refusal({.kv_blocks = 0}).find("--kv-blocks is 0"), std::string::npos);
+  EXPECT_NE(refusal({.kv_blocks = 10, .prefill_chunk = 0}).find("--prefill-chunk is 0"), std::string::npos);
+  EXPECT_NE(refusal({.kv_blocks = 10, .max_batch = 1000}).find("--batch is 1000"), std::string::npos);
+  EXPECT_NE(refusal({.kv_blocks = 10, .step_tokens = 9000}).find("token budget is 9000"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace fieldprint::engine

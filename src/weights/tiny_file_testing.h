@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "weights/gguf_test_builder.h"
+#include "weights/import.h"
+
+namespace fieldprint::weights::testing {
+
+/// A tiny random model, imported into a folder of its own. Its key offsets are noise, where real ones would
+/// be measured, so that a test notices whether they are used alike everywhere.
+class TinyFile {
+ public:
+  explicit TinyFile(const TinyModel& tiny = {}) : TinyFile(tiny.builder()) {}
+  explicit TinyFile(const GgufBuilder& builder) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-tiny-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+    folder_ = pattern;
+    const Bytes bytes = builder.build();
+    std::ofstream(folder_ + "/tiny.gguf", std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    file_ = import_gguf(folder_ + "/tiny.gguf", folder_ + "/tiny.fpm", made_up, nullptr).value();
+  }
+  ~TinyFile() { std::filesystem::remove_all(folder_); }
+  TinyFile(const TinyFile&) = delete;
+  TinyFile& operator=(const TinyFile&) = delete;
+
+  const ModelFile& file() const { return *file_; }
+
+ private:
+  static Result<Calibration> made_up(const ModelFile& draft) {
+    const ModelSpec& spec = draft.spec();
+    Noise noise(5);
+    Calibration out;
+    for (std::int32_t i = 0; i < spec.layers * spec.kv_heads * spec.head_dim; ++i) {
+      out.k_offset.push_back(0.25F * noise.real());
+    }
+    out.roles.assign(5, {backend::ActivationFormat::kA8, 0.0});
+    out.roles[static_cast<std::size_t>(LinearRole::kDown)] = {backend::ActivationFormat::kA16, 0.0};
+    return out;
+  }
+
+  std::string folder_;
+  std::unique_ptr<ModelFile> file_;
+};
+
+}  // namespace fieldprint::weights::testing
