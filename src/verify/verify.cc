@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "anchor/anchor.h"
+#include "commit/validate.h"
 #include "exact/format.h"
 #include "tokenizer/answer_text.h"
 #include "tokenizer/chat_template.h"
@@ -199,6 +200,7 @@ Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& 
   const Body& body = receipt.body;
   Report report;
   report.checks = commit::check_envelope(receipt, options.trusted);
+  if (commit::find_invalid(receipt)) return report;
   report.checks.push_back(check_model(body, file));
   report.checks.push_back(check_canon(body));
   const std::vector<Check> history = check_history(body, file.spec());
