@@ -110,7 +110,8 @@ Check check_finish(const Body& body, const weights::ModelSpec& spec, const token
   for (std::size_t i = 0; i < count; ++i) {
     bool ended = text.push(body.output_tokens[i]).ended;
     const bool last = i + 1 == count;
-    const bool full = static_cast<std::int64_t>(count) >= body.max_tokens || history_tokens(body) >= spec.context;
+    const bool full =
+        static_cast<std::int64_t>(count) >= body.max_tokens || history_tokens(body) >= spec.context;
     if (last && !ended && full) ended = text.finish().ended;
     if (ended != last && (ended || !full)) {
       return {name, false,
