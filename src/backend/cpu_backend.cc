@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "backend/attention_plan.h"
 #include "base/check.h"
@@ -22,7 +23,7 @@ class CpuBackend final : public Backend {
     constexpr std::size_t kAlign = 64;
     const std::size_t rounded = (static_cast<std::size_t>(bytes) + kAlign - 1) / kAlign * kAlign;
     void* memory = std::aligned_alloc(kAlign, std::max(rounded, kAlign));
-    CHECK(memory != nullptr, "out of memory for {} bytes", bytes);
+    if (memory == nullptr) throw std::bad_alloc();
     return static_cast<std::uint8_t*>(memory);
   }
   void release(std::uint8_t* memory) override { std::free(memory); }

@@ -117,6 +117,7 @@ void AnswerPrinter::advance() {
     std::fflush(stdout);
     if (!shown.done) return;
     fmt::print("{}\n", shown.footer);
+    std::fflush(stdout);
     answers_.erase(answers_.begin());
   }
 }

@@ -1,5 +1,44 @@
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <new>
+#include <system_error>
+
 #include "cli/commands.h"
 #include "cli/console.h"
+
+namespace fieldprint::cli {
+namespace {
+
+Error cannot_print(const std::error_code& code) {
+  return environment_error(fmt::format("cannot write to standard output: {}", code.message()));
+}
+
+/// An answer that could not be written is no answer: the disk behind stdout may be full.
+int flushed(int exit_code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  return report(cannot_print({errno, std::generic_category()}));
+}
+
+bool has_command(CLI::App& app, std::string_view name) {
+  const std::vector<CLI::App*> commands = app.get_subcommands([](CLI::App*) { return true; });
+  return std::any_of(commands.begin(), commands.end(), [&](CLI::App* c) { return c->get_name() == name; });
+}
+
+int act(const Action& action) {
+  try {
+    return flushed(action());
+  } catch (const std::bad_alloc&) {
+    return report(environment_error(
+        "out of memory; ask for fewer --kv-blocks, a smaller --batch or --prefill-chunk, or fewer tokens"));
+  } catch (const std::system_error& error) {
+    // fmt::print throws it, and nothing else that runs here.
+    return report(cannot_print(error.code()));
+  }
+}
+
+}  // namespace
+}  // namespace fieldprint::cli
 
 int main(int argc, char** argv) {
   using namespace fieldprint::cli;
@@ -15,10 +54,17 @@ int main(int argc, char** argv) {
   add_eval_command(app, action);
   add_bench_command(app, action);
   add_doctor_command(app, action);
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return fmt::format("fieldprint: {}\nRun with --help for more information.\n", error.what());
+  });
+  if (argc > 1 && argv[1][0] != '-' && !has_command(app, argv[1])) {
+    return report(fieldprint::caller_error(
+        fmt::format("there is no command '{}'; `fieldprint --help` lists them", argv[1])));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kDone : kBadUsage;
   }
-  return action();
+  return act(action);
 }

@@ -69,23 +69,20 @@ void add_model_command(CLI::App& app, Action& action) {
   model->require_subcommand(1);
 
   auto options = std::make_shared<ImportOptions>();
-  CLI::App* import = model->add_subcommand("import", "convert a GGUF file; prints the model's digest");
-  import->add_option("FILE", options->gguf, "GGUF file")->required();
-  import->add_option("-o,--output", options->out, "model file to write (.fpm)")->required();
-  import->add_option("--backend", options->backend, "scalar, avx2 or avx512; the result is the same");
-  import->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
-  import->add_flag("--json", options->json, "one JSON object on stdout");
-  import->callback([&action, options] { action = [options] { return import_model(*options);
-};
-}  // namespace fieldprint::cli
-);
+  CLI::App* convert = model->add_subcommand("import", "convert a GGUF file; prints the model's digest");
+  convert->add_option("FILE", options->gguf, "GGUF file")->required();
+  convert->add_option("-o,--output", options->out, "model file to write (.fpm)")->required();
+  convert->add_option("--backend", options->backend, "scalar, avx2 or avx512; the result is the same");
+  convert->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
+  convert->add_flag("--json", options->json, "one JSON object on stdout");
+  convert->callback([&action, options] { action = [options] { return import_model(*options); }; });
 
-auto path = std::make_shared<std::string>();
-auto json = std::make_shared<bool>(false);
-CLI::App* info = model->add_subcommand("info", "check a model file and show what is in it");
-info->add_option("FILE", *path, "model file (.fpm)")->required();
-info->add_flag("--json", *json, "one JSON object on stdout");
-info->callback([&action, path, json] { action = [path, json] { return show_model(*path, *json); }; });
+  auto path = std::make_shared<std::string>();
+  auto json = std::make_shared<bool>(false);
+  CLI::App* info = model->add_subcommand("info", "check a model file and show what is in it");
+  info->add_option("FILE", *path, "model file (.fpm)")->required();
+  info->add_flag("--json", *json, "one JSON object on stdout");
+  info->callback([&action, path, json] { action = [path, json] { return show_model(*path, *json); }; });
 }
 
 }  // namespace fieldprint::cli

@@ -1,9 +1,11 @@
 #include "cli/prompts.h"
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/bounds.h"
 #include "base/file.h"
+#include "commit/receipt_file.h"
 
 namespace fieldprint::cli {
 namespace {
@@ -90,6 +92,8 @@ Result<Prompt> read_prompt(const json& object, const std::string& where, const P
   if (object.contains("id")) {
     if (!object["id"].is_string()) return wrong(where, "\"id\" must be a string");
     prompt.id = object["id"];
+    if (Status status = commit::check_receipt_id(prompt.id); !status)
+      return wrong(where, status.error().message);
   }
   if (Status status = read_settings(object, where, prompt); !status) return status.error();
   return prompt;
@@ -115,6 +119,7 @@ Result<std::vector<Prompt>> read_prompts(const std::string& path, const Prompt& 
   auto text = read_text(path);
   if (!text) return text.error();
   std::vector<Prompt> prompts;
+  std::set<std::string> ids;
   std::size_t number = 0;
   for (std::size_t begin = 0; begin < text->size();) {
     const std::size_t end = std::min(text->find('\n', begin), text->size());
@@ -129,6 +134,10 @@ Result<std::vector<Prompt>> read_prompts(const std::string& path, const Prompt& 
     numbered.id = fmt::format("{}-{}", defaults.id, prompts.size() + 1);
     auto prompt = read_prompt(value, where, numbered);
     if (!prompt) return prompt.error();
+    if (!ids.insert(prompt->id).second) {
+      return wrong(where, fmt::format("a second prompt with the id \"{}\"; receipts need different names",
+                                      prompt->id));
+    }
     prompts.push_back(std::move(*prompt));
   }
   if (prompts.empty()) return wrong(path, "no prompt in it");

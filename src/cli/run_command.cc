@@ -1,8 +1,8 @@
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
 #include "backend/select.h"
@@ -73,15 +73,21 @@ Status check_memory(const weights::ModelFile& file, std::int64_t blocks) {
   const std::int64_t room = memory - file.file_bytes() - (64LL << 20);
   if (blocks <= room / block) return {};
   return environment_error(fmt::format(
-      "the model ({} MiB) and {} KV blocks ({} MiB) do not fit into this machine's {} MiB; ask for fewer "
+      "the model ({} MiB) and {} KV blocks ({:.0f} MiB) do not fit into this machine's {} MiB; ask for fewer "
       "--kv-blocks (at most {}), a smaller --batch or fewer tokens",
       file.file_bytes() >> 20, blocks, static_cast<double>(blocks) * static_cast<double>(block) / (1 << 20),
       memory >> 20, std::max<std::int64_t>(room / block, 0)));
 }
 
 Status ensure_folder(const std::string& path) {
-  if (path.empty() || mkdir(path.c_str(), 0755) == 0 || errno == EEXIST) return {};
-  return environment_error(fmt::format("cannot create {}: {}", path, std::strerror(errno)));
+  if (path.empty()) return {};
+  std::error_code failure;
+  std::filesystem::create_directories(path, failure);
+  if (!failure) return {};
+  if (failure == std::errc::not_a_directory || failure == std::errc::file_exists) {
+    return caller_error(fmt::format("{} cannot be a folder: a file is in its way", path));
+  }
+  return environment_error(fmt::format("cannot create the folder {}: {}", path, failure.message()));
 }
 
 class Run {
@@ -104,7 +110,7 @@ class Run {
         {.token = {},
          .text = [&](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
          .finished = [&](core::SequenceId id, core::Answer answer) { finished(id, std::move(answer)); },
-         .failed = [&](core::SequenceId id, Error error) { failed(id, std::move(error)); }});
+         .failed = [&](core::SequenceId id, Error error) { failed(id, error); }});
     if (!engine) return report(engine.error());
     engine_ = engine->get();
     for (core::Request& request : requests) {
@@ -129,27 +135,31 @@ class Run {
     const commit::Body body =
         commit::freeze({file_.digest(), exact::kCanonVersion, anchor_records(anchors_)}, request, answer);
     std::string path;
+    std::vector<Error> errors;
     auto receipt = recorder_.record(body);
     if (!receipt) {
-      exit_code_ = report(receipt.error());
+      errors.push_back(receipt.error());
     } else if (!options_.receipts.empty()) {
       auto written = commit::write_receipt(options_.receipts, request.id, *receipt);
-      if (!written) exit_code_ = report(written.error());
+      if (!written) errors.push_back(written.error());
       if (written) path = *written;
     }
-    if (!options_.export_kv.empty() && !exported_) {
-      exported_ = true;
-      if (Status status = write_file_atomically(options_.export_kv, engine_->kv_bytes(id)); !status) {
-        exit_code_ = report(status.error());
-      }
+    if (!options_.export_kv.empty() && id == requests_.begin()->first) {
+      Status status = write_file_atomically(options_.export_kv, engine_->kv_bytes(id));
+      if (!status) errors.push_back(status.error());
     }
     printer_.finished(id, request, answer, body, path);
+    for (const Error& error : errors) complain(id, error);
   }
 
-  void failed(core::SequenceId id, Error error) {
-    error.message = requests_.at(id).id + ": " + error.message;
+  void failed(core::SequenceId id, const Error& error) {
     printer_.failed(id);
-    exit_code_ = report(error);
+    complain(id, error);
+  }
+
+  void complain(core::SequenceId id, const Error& error) {
+    progress_.clear();
+    exit_code_ = std::max(exit_code_, report({error.kind, requests_.at(id).id + ": " + error.message}));
   }
 
   const RunOptions& options_;
@@ -161,7 +171,6 @@ class Run {
   AnswerPrinter printer_{options_.json};
   Progress progress_{"computing", "tokens"};
   std::map<core::SequenceId, core::Request> requests_;
-  bool exported_ = false;
   int exit_code_ = kDone;
 };
 
@@ -200,7 +209,7 @@ void add_prompt_options(CLI::App& command, RunOptions& options) {
   command.add_option("-n,--max-tokens", options.defaults.max_tokens, "most tokens to generate")
       ->check(CLI::Range(1, 1 << 20));
   SamplingSettings& sampling = options.defaults.sampling;
-  command.add_option("--seed", sampling.seed, "of the random numbers");
+  command.add_option("--seed", sampling.seed, "of the random numbers")->check(CLI::NonNegativeNumber);
   command.add_option("--temperature", sampling.temperature, "0 = greedy");
   command.add_option("--top-k", sampling.top_k, "0 = off");
   command.add_option("--top-p", sampling.top_p, "1 = off");
@@ -237,7 +246,7 @@ void add_run_command(CLI::App& app, Action& action) {
   command->add_option("--data", options->data,
                       "folder of the ledger and its key; without it they end with this run");
   command->add_option("--export-kv", options->export_kv,
-                      "file for the KV blocks of the answer that ends first");
+                      "file for the KV blocks of the first prompt's answer");
   command->add_flag("--json", options->json, "one JSON object a line on stdout");
   command->callback([&action, options] { action = [options] { return run(*options); }; });
 }

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -53,6 +54,9 @@ void print_text(const std::string& path, const verify::Report& result, std::stri
 }
 
 int verify_receipts(const VerifyOptions& options) {
+  if (!options.kv.empty() && options.receipts.size() > 1) {
+    return report(caller_error("--kv holds the blocks of one answer; give its receipt alone"));
+  }
   auto backend = backend::select_backend(options.backend, options.threads);
   if (!backend) return report(backend.error());
   verify::Options settings;
@@ -77,18 +81,24 @@ int verify_receipts(const VerifyOptions& options) {
   int exit_code = kDone;
   for (const std::string& path : options.receipts) {
     auto receipt = commit::read_receipt(path);
-    if (!receipt) return report(receipt.error());
+    if (!receipt) {
+      exit_code = std::max(exit_code, report(receipt.error()));
+      continue;
+    }
     Progress progress("replaying", "tokens");
     settings.progress = [&](std::int64_t done, std::int64_t total) { progress.update(done, total); };
     auto result = verify::verify(*receipt, **file, **tokenizer, **backend, settings);
     progress.clear();
-    if (!result) return report(result.error());
+    if (!result) {
+      exit_code = std::max(exit_code, report(result.error()));
+      continue;
+    }
     if (options.json) {
       print_json(path, *result);
     } else {
       print_text(path, *result, (*backend)->name());
     }
-    if (!result->verified) exit_code = kRefuted;
+    if (!result->verified) exit_code = std::max(exit_code, kRefuted);
   }
   return exit_code;
 }

@@ -20,13 +20,16 @@ bool valid_id(std::string_view id) {
 
 }  // namespace
 
+Status check_receipt_id(std::string_view id) {
+  if (valid_id(id)) return {};
+  return caller_error(
+      fmt::format("an id must be 1 to {} letters, digits, dots, hyphens or underscores and not start with a "
+                  "dot, because it names the receipt's file",
+                  bounds::kMaxReceiptId));
+}
+
 Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt) {
-  if (!valid_id(id)) {
-    return caller_error(
-        fmt::format("a receipt's id must be 1 to {} letters, digits, dots, hyphens or underscores and not "
-                    "start with a dot",
-                    bounds::kMaxReceiptId));
-  }
+  if (Status status = check_receipt_id(id); !status) return status.error();
   auto bytes = encode(receipt);
   if (!bytes) return bytes.error();
   auto json = to_json(receipt);
@@ -42,7 +45,8 @@ Result<Receipt> read_receipt(const std::string& path) {
   auto bytes = read_file(path, bounds::kMaxReceiptBytes);
   if (!bytes) return bytes.error();
   auto receipt = decode(*bytes);
-  if (!receipt) return Error{receipt.error().kind, fmt::format("{}: {}", path, receipt.error().message)};
+  if (!receipt)
+    return Error{receipt.error().kind, fmt::format("{}: not a receipt: {}", path, receipt.error().message)};
   return receipt;
 }
 

@@ -7,9 +7,11 @@
 
 namespace fieldprint::commit {
 
+/// A receipt's id names its files: 1 to bounds::kMaxReceiptId letters, digits and "._-", no dot in front.
+Status check_receipt_id(std::string_view id);
+
 /// Writes `<id>.receipt` (CBOR) and `<id>.json` (the readable view) into a folder that exists, each
-/// atomically, and gives the path of the former. An id is 1 to bounds::kMaxReceiptId letters, digits and
-/// "._-", and starts with no dot.
+/// atomically, and gives the path of the former.
 Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt);
 
 /// Reads and decodes a receipt file. Errors name the file.

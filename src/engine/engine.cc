@@ -19,11 +19,11 @@ Status check(const Options& options) {
   if (options.max_batch < 1 || options.max_batch > bounds::kMaxBatch) {
     return refuse("--batch", options.max_batch, bounds::kMaxBatch);
   }
-  if (options.step_tokens < options.max_batch || options.step_tokens > bounds::kMaxStepTokens) {
-    return refuse("the step's token budget", options.step_tokens, bounds::kMaxStepTokens);
-  }
   if (options.prefill_chunk < 1 || options.prefill_chunk > bounds::kMaxStepTokens) {
     return refuse("--prefill-chunk", options.prefill_chunk, bounds::kMaxStepTokens);
+  }
+  if (options.step_tokens < options.max_batch || options.step_tokens > bounds::kMaxStepTokens) {
+    return refuse("the step's token budget", options.step_tokens, bounds::kMaxStepTokens);
   }
   return {};
 }

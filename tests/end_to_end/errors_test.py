@@ -1,0 +1,251 @@
+"""Every mistake and every failure of the environment is answered with its name, what to do, and the right exit status."""
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import unittest
+
+from command_line import (BAD_USAGE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
+
+
+class UsageTest(CommandLineTest):
+    def assert_refused(self, *arguments, words, env=None):
+        """`run` on a short prompt with these arguments besides is bad usage."""
+        ended = run("run", "-m", model(), "-p", "hi", "-n", 2, *arguments, env=env)
+        self.assert_fails(ended, BAD_USAGE, *words)
+
+    def test_commands_and_options(self):
+        self.assert_fails(run(), BAD_USAGE, "subcommand is required", "--help")
+        self.assert_fails(run("rnu"), BAD_USAGE, "no command 'rnu'", "--help")
+        self.assert_fails(run("run", "-m", model()), BAD_USAGE, "--prompt")
+        self.assert_refused("--chat", "chat.json", words=["Exactly 1"])
+        self.assert_refused("--warp", "9", words=["--warp"])
+        self.assertEqual(0, run("--help").status)
+        self.assertIn("Exit codes", run("--help").out)
+        self.assertEqual(0, run("run", "--help").status)
+
+    def test_sampling_settings(self):
+        for option, value, words in (
+                ("--temperature", "nan", ["temperature", "0 to 100"]), ("--temperature", "-1", ["temperature"]),
+                ("--temperature", "hot", ["--temperature", "hot"]), ("--top-p", "0", ["top-p", "at most 1"]),
+                ("--top-k", "-3", ["top-k"]), ("--min-p", "2", ["min-p"]),
+                ("--repetition-penalty", "0", ["repetition penalty"]), ("--seed", "-1", ["--seed"]),
+                ("--logprobs", "100", ["20"]), ("--stop", "", ["stop string", "empty"]),
+                ("--anchor-floor", "1", ["floor"]), ("--anchor-ceiling", "1.5", ["ceiling"]),
+                ("--max-tokens", "0", ["--max-tokens"])):
+            with self.subTest(option=option, value=value):
+                self.assert_refused(option + "=" + value, words=words)
+
+    def test_sizes(self):
+        for option, value, words in (
+                ("--batch", "0", ["--batch", "256"]), ("--batch", "1000", ["--batch", "256"]),
+                ("--prefill-chunk", "0", ["--prefill-chunk"]), ("--prefill-chunk", "100000", ["--prefill-chunk", "8192"]),
+                ("--kv-blocks", "-4", ["--kv-blocks"]), ("--threads", "5000", ["--threads"]),
+                ("--threads", "-1", ["--threads"])):
+            with self.subTest(option=option, value=value):
+                self.assert_refused(option, value, words=words)
+
+    def test_a_cache_that_does_not_fit_into_memory(self):
+        ended = run("run", "-m", model(), "-p", "hi", "--kv-blocks", "16000000")
+        self.assert_fails(ended, ENVIRONMENT_FAILED, "16000000 KV blocks", "do not fit", "--kv-blocks (at most")
+
+    def test_a_cache_that_is_too_small_for_the_prompt(self):
+        ended = run("run", "-m", model(), "-p", "hi", "--kv-blocks", "1", "--json")
+        self.assert_fails(ended, BAD_USAGE, "needs 3 KV blocks", "only 1")
+
+    def test_backends(self):
+        for arguments, env in ((["--backend", "abacus"], {}), ([], {"FIELDPRINT_BACKEND": "abacus"})):
+            self.assert_refused(*arguments, env=env, words=["no backend 'abacus'", "avx2", "scalar"])
+        # The option goes before the environment.
+        self.assertEqual(0, run("run", "-m", model(), "-p", "hi", "-n", 1, "--backend", "scalar",
+                                env={"FIELDPRINT_BACKEND": "abacus"}).status)
+
+    def test_anchors(self):
+        cases = ((b"", ["empty"]), (b"\xef\xbb\xbf\r\n", ["empty"]), (b"caf\xe9", ["UTF-8"]), (b"a\0b", ["NUL"]),
+                 (b"x" * 300_000, ["262144 bytes"]),
+                 (b"many words " * 2000, ["--max-anchor-tokens", "1024", "tokens"]))
+        for content, words in cases:
+            with self.subTest(content=content[:12]):
+                path = self.write("anchor.txt", content)
+                self.assert_refused("--anchor", path, words=words)
+        self.assert_refused("--anchor", self.path("none.txt"), words=["none.txt", "No such file"])
+        self.assert_refused("--anchor", self.folder, words=["not a regular file"])
+
+    def test_prompts_name_the_line(self):
+        good = '{"prompt": "hi", "n": 1}\n'
+        cases = (("{oops\n", ["not valid JSON"]), ("17\n", ["expected a JSON object"]), ("{}\n", ['"messages" or "prompt"']),
+                 ('{"prompt": "a", "messages": []}\n', ["either"]), ('{"messages": []}\n', ["non-empty"]),
+                 ('{"messages": [{"role": "user"}]}\n', ['"content"']), ('{"prompt": 3}\n', ["must be a string"]),
+                 ('{"prompt": "a", "n": "many"}\n', ["whole numbers"]), ('{"prompt": "a", "n": -1}\n', ["whole numbers"]),
+                 ('{"prompt": "a", "stop": [1]}\n', ['"stop"']), ('{"prompt": "a", "id": "a/b"}\n', ["an id must be"]),
+                 ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', ['a second prompt with the id "x"']),
+                 (b'{"prompt": "\xff"}\n', ["not valid JSON"]))
+        for line, words in cases:
+            with self.subTest(line=line):
+                content = good.encode() + b"\n" + (line if isinstance(line, bytes) else line.encode())
+                path = self.write("prompts.jsonl", content)
+                number = 2 + len(line.splitlines())
+                ended = run("run", "-m", model(), "--prompts", path)
+                self.assert_fails(ended, BAD_USAGE, f"{path}:{number}: ", *words)
+        for content, words in (("", ["no prompt"]), ("\n \n", ["no prompt"])):
+            ended = run("run", "-m", model(), "--prompts", self.write("prompts.jsonl", content))
+            self.assert_fails(ended, BAD_USAGE, *words)
+        ended = run("run", "-m", model(), "--chat", self.write("chat.json", "[}"))
+        self.assert_fails(ended, BAD_USAGE, "chat.json", "not valid JSON")
+
+    def test_an_unknown_setting_of_a_prompt_is_not_passed_over(self):
+        path = self.write("prompts.jsonl", '{"prompt": "a", "temprature": 1}\n')
+        self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, ":1: ", "temprature")
+
+    def test_a_bad_prompt_keeps_the_others_from_being_computed(self):
+        path = self.write("prompts.jsonl", '{"prompt": "a"}\n{"id": "hot", "prompt": "b", "temperature": -1}\n')
+        self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, "hot: temperature")
+
+    def test_a_prompt_that_is_empty_or_longer_than_the_context(self):
+        self.assert_fails(run("run", "-m", model(), "-p", ""), BAD_USAGE, "no tokens")
+        path = self.write("long.jsonl", '{"id": "long", "prompt": "' + "word " * 9000 + '"}\n')
+        self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, "long: ", "8192")
+
+    def test_folders_that_files_are_in_the_way_of(self):
+        path = self.write("file", "x")
+        for option in ("--receipts", "--data"):
+            for folder in (path, os.path.join(path, "below")):
+                with self.subTest(option=option, folder=folder):
+                    self.assert_refused(option, folder, words=[folder, "a file is in its way"])
+
+    def test_verify_wants_one_receipt_with_kv(self):
+        self.assert_fails(run("verify", "a", "b", "-m", model(), "--kv", "c"), BAD_USAGE, "--kv", "alone")
+
+
+class FilesTest(CommandLineTest):
+    def test_files_that_are_not_there(self):
+        none = self.path("none")
+        for arguments in (["run", "-m", none, "-p", "hi"], ["model", "info", none], ["verify", none, "-m", model()],
+                          ["verify", none, "-m", none], ["model", "import", none, "-o", self.path("x.fpm")],
+                          ["run", "-m", model(), "--prompts", none], ["run", "-m", model(), "--chat", none]):
+            self.assert_fails(run(*arguments), BAD_USAGE, none, "No such file")
+        self.assert_fails(run("run", "-m", self.folder, "-p", "hi"), BAD_USAGE, "not a regular file")
+
+    def test_files_of_another_kind(self):
+        text = self.write("notes.txt", "These are notes, and no model at all. " * 100)
+        self.assert_fails(run("run", "-m", text, "-p", "hi"), BAD_USAGE, "wrong magic", "fieldprint model import")
+        self.assert_fails(run("run", "-m", GGUF, "-p", "hi"), BAD_USAGE, "wrong magic", "fieldprint model import")
+        self.assert_fails(run("model", "import", text, "-o", self.path("x.fpm")), BAD_USAGE, "not a GGUF file")
+        self.assert_fails(run("model", "import", model(), "-o", self.path("x.fpm")), BAD_USAGE, "not a GGUF file")
+        self.assert_fails(run("verify", text, "-m", model()), BAD_USAGE, "not a receipt")
+        self.assertFalse(os.path.exists(self.path("x.fpm")))
+
+    def test_a_truncated_gguf(self):
+        with open(GGUF, "rb") as file:
+            head = file.read(5_000_000)
+        for size in (0, 3, 10, 3000, 1_000_000, 5_000_000):
+            path = self.write("cut.gguf", head[:size])
+            self.assert_fails(run("model", "import", path, "-o", self.path("x.fpm")), BAD_USAGE, path)
+            self.assertFalse(os.path.exists(self.path("x.fpm")))
+
+    def test_a_truncated_model(self):
+        path = self.path("cut.fpm")
+        shutil.copyfile(model(), path)
+        size = os.path.getsize(path)
+        for length in (size - 1, size - 4096, size // 2, 100_000, 4096, 200, 64, 7, 0):
+            os.truncate(path, length)
+            ended = run("model", "info", path)
+            self.assert_fails(ended, BAD_USAGE, path)
+            self.assertRegex(ended.err, "truncated|ends|bytes|wrong magic|empty")
+
+    def test_an_altered_model(self):
+        path = self.path("altered.fpm")
+        shutil.copyfile(model(), path)
+        size = os.path.getsize(path)
+        choose = random.Random(2)
+        for place in (0, 9, 40, 500, size - 1, *(choose.randrange(size) for _ in range(4))):
+            with open(path, "r+b") as file:
+                file.seek(place)
+                byte = file.read(1)
+                file.seek(place)
+                file.write(bytes([byte[0] ^ 4]))
+            self.assert_fails(run("run", "-m", path, "-p", "hi"), BAD_USAGE, path)
+            with open(path, "r+b") as file:
+                file.seek(place)
+                file.write(byte)
+        self.succeed("model", "info", path)
+
+    def test_import_gives_the_same_bytes_again(self):
+        path = self.path("again.fpm")
+        digest = self.succeed("model", "import", GGUF, "-o", path, "--threads", 1).out.strip()
+        with open(path, "rb") as again, open(model(), "rb") as first:
+            self.assertEqual(first.read(), again.read())
+        self.assertEqual(digest, self.succeed("model", "info", path, "--json").out.split('"model_digest":"')[1][:64])
+
+
+class FullDiskTest(CommandLineTest):
+    """A disk that is full: writing fails beyond some length, or on a file system of one MiB."""
+
+    def asked(self, *arguments):
+        """Arguments of a short run."""
+        return ["run", "-m", model(), "-p", "hi", "-n", 2, "--json", *arguments]
+
+    def test_import(self):
+        path = self.path("x.fpm")
+        ended = run("model", "import", GGUF, "-o", path, before=limit_file_size(10_000_000))
+        self.assert_fails(ended, ENVIRONMENT_FAILED, path, "File too large")
+        self.assertEqual([], os.listdir(self.folder))
+
+    def test_receipts(self):
+        receipts = self.path("receipts")
+        ended = run(*self.asked("--receipts", receipts), before=limit_file_size(300))
+        self.assertEqual(ENVIRONMENT_FAILED, ended.status)
+        self.assertIn(receipts, ended.err)
+        self.assertEqual([], os.listdir(receipts))
+        self.assertIsNone(ended.lines()[0]["receipt"])
+
+    def test_ledger(self):
+        ended = run(*self.asked("--data", self.path("ledger")), before=limit_file_size(2000))
+        self.assertEqual(ENVIRONMENT_FAILED, ended.status)
+        self.assertIn(self.path("ledger"), ended.err)
+        self.succeed(*self.asked("--data", self.path("ledger")))
+
+    def test_exported_kv(self):
+        ended = run(*self.asked("--export-kv", self.path("kv")), before=limit_file_size(10_000))
+        self.assertEqual(ENVIRONMENT_FAILED, ended.status)
+        self.assertIn(self.path("kv"), ended.err)
+        self.assertEqual([], os.listdir(self.folder))
+
+    def test_stdout(self):
+        with open("/dev/full", "wb") as full:
+            for json_option in (["--json"], []):
+                ended = run("run", "-m", model(), "-p", "hi", "-n", 2, *json_option, stdout=full)
+                self.assertEqual(ENVIRONMENT_FAILED, ended.status)
+                self.assertIn("standard output: No space left on device", ended.err)
+
+    @contextlib.contextmanager
+    def small_disk(self):
+        """A file system of one MiB; the test skips where one may not be mounted."""
+        disk = self.path("disk")
+        os.mkdir(disk)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+        if mounted.returncode != 0:
+            self.skipTest("only root may mount a small disk")
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+    def test_a_disk_without_space(self):
+        with self.small_disk() as disk:
+            ended = run("model", "import", GGUF, "-o", os.path.join(disk, "x.fpm"))
+            self.assert_fails(ended, ENVIRONMENT_FAILED, disk, "No space left on device")
+            self.assertEqual([], os.listdir(disk))
+            with open(os.path.join(disk, "ballast"), "wb") as ballast:
+                with contextlib.suppress(OSError):
+                    ballast.write(bytes(1 << 20))
+            for option in ("--receipts", "--data", "--export-kv"):
+                ended = run(*self.asked(option, os.path.join(disk, option)))
+                self.assertEqual(ENVIRONMENT_FAILED, ended.status, option)
+                self.assertIn(disk, ended.err)
+
+
+if __name__ == "__main__":
+    unittest.main()
