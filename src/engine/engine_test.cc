@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <map>
 
 #include "backend/select.h"
@@ -58,10 +60,11 @@ const tokenizer::Tokenizer& tiny_tokenizer() {
 /// An engine over the tiny model that remembers what it said.
 class Served {
  public:
-  explicit Served(const Options& options)
+  explicit Served(const Options& options, const weights::ModelFile& file = tiny_file(),
+                  const tokenizer::Tokenizer& tokenizer = tiny_tokenizer())
       : backend_(backend::select_backend("", 1).value()),
         engine_(Engine::create(
-                    tiny_file(), tiny_tokenizer(), *backend_, options,
+                    file, tokenizer, *backend_, options,
                     {.text = [this](SequenceId id, std::string_view text) { streamed[id] += text; },
                      .finished =
                          [this](SequenceId id, core::Answer answer) {
@@ -101,6 +104,46 @@ void expect_same(const core::Answer& a, const core::Answer& b) {
   EXPECT_EQ(a.finish_reason, b.finish_reason);
   EXPECT_EQ(a.blocks, b.blocks);
   EXPECT_EQ(a.anchor_mass, b.anchor_mass);
+}
+
+/// A Gemma whose embedding of `token` overflows when it is scaled by sqrt(dim).
+weights::testing::GgufBuilder overflowing_at(std::int32_t token) {
+  using weights::testing::TinyModel;
+  weights::testing::GgufBuilder builder =
+      TinyModel{.architecture = weights::Architecture::kGemma3, .untied = true}.builder();
+  constexpr std::int32_t kVocab = 32;
+  weights::testing::Noise noise(3);
+  weights::testing::Bytes data;
+  for (std::int32_t row = 0; row < kVocab; ++row) {
+    for (std::int64_t i = 0; i < TinyModel::kDim; ++i) {
+      const auto bits = std::bit_cast<std::uint32_t>(row == token ? 3e38F : noise.real());
+      for (int shift = 0; shift < 32; shift += 8) data.push_back(static_cast<std::uint8_t>(bits >> shift));
+    }
+  }
+  return builder.tensor("token_embd.weight", {TinyModel::kDim, kVocab},
+                        static_cast<std::uint32_t>(weights::TensorType::kF32), std::move(data));
+}
+
+TEST(Engine, AHistoryThatIsNotFiniteFailsHoweverItIsCutAndIsNeverFoundInTheCache) {
+  constexpr std::int32_t kBadToken = 19;
+  const weights::testing::TinyFile bad(overflowing_at(kBadToken));
+  const auto tokenizer = tokenizer::Tokenizer::make(bad.file().vocabulary()).value();
+  Request poisoned = request(200, 4);
+  std::replace(poisoned.prompt.begin(), poisoned.prompt.end(), kBadToken, kBadToken + 1);
+  const Request clean = poisoned;
+  poisoned.prompt[10] = kBadToken;
+  for (const std::int32_t chunk : {7, 64, 512}) {
+    Served served({.kv_blocks = 40, .prefill_chunk = chunk}, bad.file(), *tokenizer);
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      const SequenceId id = served.submit(poisoned);
+      served.finish();
+      ASSERT_TRUE(served.errors.contains(id)) << "chunk " << chunk << ", repeat " << repeat;
+      EXPECT_EQ(served.errors.at(id).kind, ErrorKind::kEnvironment);
+    }
+    const SequenceId id = served.submit(clean);
+    served.finish();
+    EXPECT_TRUE(served.answers.contains(id));
+  }
 }
 
 TEST(Engine, ACancelledRequestIsNotHeardOfAgainAndChangesNoOther) {

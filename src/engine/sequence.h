@@ -36,7 +36,7 @@ struct Sequence {
   std::optional<Clock::time_point> admitted;
   std::optional<Clock::time_point> first_token;
 
-  bool finite = true;  ///< every activation of the current step was
+  bool finite = true;  ///< every activation was, in every step so far
   void add_mass(const std::vector<float>& by_layer);
   std::vector<float> mean_mass() const;
   /// Digests of the blocks as they are.

@@ -146,7 +146,6 @@ std::vector<Sequence*> Engine::place_tokens(const scheduler::Decision& decision)
 
 void Engine::compute(const std::vector<Sequence*>& batch) {
   std::vector<model::SequenceSlice> slices;
-  std::vector<kv::BlockTable*> tables;
   for (Sequence* sequence : batch) {
     const std::int64_t first = sequence->table.size() - sequence->step_tokens;
     slices.push_back({.tokens = std::span<const std::int32_t>(sequence->tokens)
@@ -158,12 +157,16 @@ void Engine::compute(const std::vector<Sequence*>& batch) {
                       .floor_odds = sequence->table.odds().floor,
                       .ceiling_odds = sequence->table.odds().ceiling,
                       .logits = sequence->left() == 0 ? 1 : 0});
-    tables.push_back(&sequence->table);
     stats_.computed_tokens += sequence->step_tokens;
   }
   const std::vector<bool> finite = model_.forward(slices, {pool_.base(), pool_.geometry().block_bytes()});
+  // A history that was not finite once stays so; nobody else may find its blocks in the cache.
+  std::vector<kv::BlockTable*> tables;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    batch[i]->finite = batch[i]->finite && finite[i];
+    if (batch[i]->finite) tables.push_back(&batch[i]->table);
+  }
   kv::BlockTable::seal_filled(tables);
-  for (std::size_t i = 0; i < batch.size(); ++i) batch[i]->finite = finite[i];
 }
 
 void Engine::sample(const std::vector<Sequence*>& batch) {
