@@ -1,5 +1,7 @@
 #include "cli/prompts.h"
 
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -11,6 +13,10 @@ namespace fieldprint::cli {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::array<std::string_view, 11> kKeys = {"id",    "messages",           "prompt", "n",
+                                                    "seed",  "temperature",        "top_k",  "top_p",
+                                                    "min_p", "repetition_penalty", "stop"};
 
 Error wrong(const std::string& where, std::string_view what) {
   return caller_error(fmt::format("{}: {}", where, what));
@@ -80,6 +86,10 @@ Result<Prompt> read_prompt(const json& object, const std::string& where, const P
     return prompt;
   }
   if (!object.is_object()) return wrong(where, "expected a JSON object with \"messages\" or \"prompt\"");
+  for (const auto& [key, value] : object.items()) {
+    if (std::find(kKeys.begin(), kKeys.end(), key) != kKeys.end()) continue;
+    return wrong(where, fmt::format("unknown key \"{}\"; known are {}", key, fmt::join(kKeys, ", ")));
+  }
   if (object.contains("messages") == object.contains("prompt")) {
     return wrong(where, "give either \"messages\" or \"prompt\"");
   }

@@ -46,7 +46,8 @@ Result<Receipt> read_receipt(const std::string& path) {
   if (!bytes) return bytes.error();
   auto receipt = decode(*bytes);
   if (!receipt)
-    return Error{receipt.error().kind, fmt::format("{}: not a receipt: {}", path, receipt.error().message)};
+    return Error{receipt.error().kind,
+                 fmt::format("{}: not a sound receipt: {}", path, receipt.error().message)};
   return receipt;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <map>
 
 #include "backend/select.h"
@@ -343,6 +344,31 @@ TEST(Engine, ATenantWithManyRequestsDoesNotHoldUpAnother) {
   ASSERT_EQ(served.order.size(), 6U);
   EXPECT_EQ(served.order[0], many[0]);
   EXPECT_EQ(served.order[1], one);
+}
+
+// Import refuses weights that are not finite; finite ones may still overflow. In the feed-forward of the last
+// layer only the logits can show it.
+TEST(Engine, ActivationsThatAreNotFiniteFailTheRequest) {
+  using weights::testing::TinyModel;
+  for (const char* name : {"blk.0.attn_norm.weight", "blk.1.attn_norm.weight", "blk.1.ffn_norm.weight"}) {
+    const std::vector<float> norm(TinyModel::kDim, 3.4e38F);
+    weights::testing::Bytes data(norm.size() * sizeof(float));
+    std::memcpy(data.data(), norm.data(), data.size());
+    weights::testing::GgufBuilder builder = TinyModel().builder();
+    builder.tensor(name, {TinyModel::kDim}, 0, std::move(data));
+    const weights::testing::TinyFile broken(builder);
+    const auto backend = backend::select_backend("", 1).value();
+    std::string message;
+    const auto engine =
+        Engine::create(broken.file(), tiny_tokenizer(), *backend, {.kv_blocks = 9},
+                       {.text = {},
+                        .finished = [&](SequenceId, const core::Answer&) { message = "(answered)"; },
+                        .failed = [&](SequenceId, const Error& error) { message = error.message; }})
+            .value();
+    ASSERT_TRUE(engine->submit(request(10, 4)).ok());
+    while (engine->step()) continue;
+    EXPECT_NE(message.find("not finite"), std::string::npos) << name << ": " << message;
+  }
 }
 
 TEST(Engine, RequestsThatNoStepCouldServeAreRefusedWithTheReason) {

@@ -32,11 +32,12 @@ class UsageTest(CommandLineTest):
                 ("--temperature", "hot", ["--temperature", "hot"]), ("--top-p", "0", ["top-p", "at most 1"]),
                 ("--top-k", "-3", ["top-k"]), ("--min-p", "2", ["min-p"]),
                 ("--repetition-penalty", "0", ["repetition penalty"]), ("--seed", "-1", ["--seed"]),
-                ("--logprobs", "100", ["20"]), ("--stop", "", ["stop string", "empty"]),
+                ("--logprobs", "100", ["20"]),
                 ("--anchor-floor", "1", ["floor"]), ("--anchor-ceiling", "1.5", ["ceiling"]),
                 ("--max-tokens", "0", ["--max-tokens"])):
             with self.subTest(option=option, value=value):
                 self.assert_refused(option + "=" + value, words=words)
+        self.assert_refused("--stop", "", words=["stop string", "empty"])
 
     def test_sizes(self):
         for option, value, words in (
@@ -131,10 +132,10 @@ class FilesTest(CommandLineTest):
     def test_files_of_another_kind(self):
         text = self.write("notes.txt", "These are notes, and no model at all. " * 100)
         self.assert_fails(run("run", "-m", text, "-p", "hi"), BAD_USAGE, "wrong magic", "fieldprint model import")
-        self.assert_fails(run("run", "-m", GGUF, "-p", "hi"), BAD_USAGE, "wrong magic", "fieldprint model import")
+        self.assert_fails(run("run", "-m", GGUF, "-p", "hi"), BAD_USAGE, "is a GGUF file", "fieldprint model import")
         self.assert_fails(run("model", "import", text, "-o", self.path("x.fpm")), BAD_USAGE, "not a GGUF file")
         self.assert_fails(run("model", "import", model(), "-o", self.path("x.fpm")), BAD_USAGE, "not a GGUF file")
-        self.assert_fails(run("verify", text, "-m", model()), BAD_USAGE, "not a receipt")
+        self.assert_fails(run("verify", text, "-m", model()), BAD_USAGE, "not a sound receipt")
         self.assertFalse(os.path.exists(self.path("x.fpm")))
 
     def test_a_truncated_gguf(self):
