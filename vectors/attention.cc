@@ -188,6 +188,7 @@ void record_case(Backend& backend, Recorder& out, const Case& c) {
       backend, rows * 2 * static_cast<std::size_t>(backend::attention_state_floats(c.head_dim)));
   const Device<float> result(backend, rows * dim);
   const Device<float> mass(backend, rows);
+  backend.plan_attention(history.sequences(), c.kv_heads);
   backend.attention({.heads = c.heads,
                      .kv_heads = c.kv_heads,
                      .head_dim = c.head_dim,
@@ -195,13 +196,12 @@ void record_case(Backend& backend, Recorder& out, const Case& c) {
                      .q = q.data(),
                      .q_scale = q_scale.data(),
                      .kv = {pool.data(), history.block_bytes(), 0},
-                     .sequences = history.sequences().data(),
+                     .sequences = nullptr,
                      .preface_items = nullptr,
                      .context_items = nullptr,
                      .states = states.data(),
                      .out = result.data(),
-                     .anchor_mass = mass.data()},
-                    static_cast<std::int32_t>(history.sequences().size()));
+                     .anchor_mass = mass.data()});
   out.inputs(describe(c));
   out.add(fmt::format("attention/{}/out", c.name), result.host());
   out.add(fmt::format("attention/{}/anchor_mass", c.name), mass.host());

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "backend/ops.h"
 #include "base/sha256.h"
@@ -32,10 +33,15 @@ class Backend {
   /// Where the device reads `bytes` bytes of constant host data: the same address, or a copy that lives as
   /// long as the backend.
   virtual const void* adopt(const void* host, std::int64_t bytes) = 0;
+  /// The same for a weight, whose data and scales may get another layout on the way: only linear() and
+  /// embed() of this backend can read the result. Weights of equal `data` share one copy.
+  virtual PackedWeight adopt(const PackedWeight& weight) = 0;
   virtual void upload(void* device, const void* host, std::int64_t bytes) = 0;
   virtual void download(void* host, const void* device, std::int64_t bytes) = 0;
-  /// Device memory as the host may read it, valid until the next operation: the memory itself or a copy.
-  virtual const void* host_view(const void* device, std::int64_t bytes) = 0;
+  /// Device memory as the host may read it: the memory itself, or a copy that is put into `staging`. Valid
+  /// until either changes.
+  virtual const void* host_view(const void* device, std::int64_t bytes,
+                                std::vector<std::uint8_t>& staging) = 0;
   virtual void copy(void* to, const void* from, std::int64_t bytes) = 0;
   virtual void clear(void* device, std::int64_t bytes) = 0;
   virtual void synchronize() = 0;
@@ -47,8 +53,11 @@ class Backend {
   virtual void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens) = 0;
   virtual void linear(const LinearArgs& args) = 0;
   virtual void rope_append(const RopeAppendArgs& args, std::int32_t tokens) = 0;
-  /// `args` without its items; the backend cuts the work of the sequences into items itself.
-  virtual void attention(const AttentionArgs& args, std::int32_t sequences) = 0;
+  /// Says what the attention() calls that follow work on, until the next call. The backend cuts the work into
+  /// items here, once for all layers; the block tables must stay as they are.
+  virtual void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads) = 0;
+  /// `args` without sequences and items, which the plan has.
+  virtual void attention(const AttentionArgs& args) = 0;
   virtual void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) = 0;
   /// SHA-256 of each page; `digests` [blocks][pages] is host memory, complete on return.
   virtual void page_digests(const PageDigestArgs& args, std::span<Digest> digests) = 0;

@@ -28,9 +28,12 @@ class CpuBackend final : public Backend {
   }
   void release(std::uint8_t* memory) override { std::free(memory); }
   const void* adopt(const void* host, std::int64_t) override { return host; }
+  PackedWeight adopt(const PackedWeight& weight) override { return weight; }
   void upload(void* device, const void* host, std::int64_t bytes) override { copy(device, host, bytes); }
   void download(void* host, const void* device, std::int64_t bytes) override { copy(host, device, bytes); }
-  const void* host_view(const void* device, std::int64_t) override { return device; }
+  const void* host_view(const void* device, std::int64_t, std::vector<std::uint8_t>&) override {
+    return device;
+  }
   void copy(void* to, const void* from, std::int64_t bytes) override {
     if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
@@ -64,15 +67,17 @@ class CpuBackend final : public Backend {
     run(kernels_.linear, args, tiles, grain);
   }
 
-  void attention(const AttentionArgs& args, std::int32_t sequences) override {
-    // The plan depends on the sequences alone, which are the same for every layer of a step.
-    const AttentionPlan plan =
-        plan_attention({args.sequences, static_cast<std::size_t>(sequences)}, args.kv_heads);
+  void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads) override {
+    sequences_.assign(sequences.begin(), sequences.end());
+    plan_ = backend::plan_attention(sequences_, kv_heads);
+  }
+  void attention(const AttentionArgs& args) override {
     AttentionArgs planned = args;
-    planned.preface_items = plan.preface.data();
-    planned.context_items = plan.context.data();
-    run(kernels_.attention_preface, planned, static_cast<std::int64_t>(plan.preface.size()), 1);
-    run(kernels_.attention_context, planned, static_cast<std::int64_t>(plan.context.size()), 1);
+    planned.sequences = sequences_.data();
+    planned.preface_items = plan_.preface.data();
+    planned.context_items = plan_.context.data();
+    run(kernels_.attention_preface, planned, static_cast<std::int64_t>(plan_.preface.size()), 1);
+    run(kernels_.attention_context, planned, static_cast<std::int64_t>(plan_.context.size()), 1);
   }
 
   void probabilities(const ProbabilitiesArgs& args, std::int32_t count) override {
@@ -105,6 +110,8 @@ class CpuBackend final : public Backend {
 
   const CpuKernels& kernels_;
   ThreadPool pool_;
+  std::vector<AttentionSequence> sequences_;  ///< of the current step
+  AttentionPlan plan_;
 };
 
 }  // namespace

@@ -53,6 +53,7 @@ Result<std::unique_ptr<Backend>> select_backend(std::string_view name, int threa
     const char* forced = std::getenv("FIELDPRINT_BACKEND");
     if (forced != nullptr) name = forced;
   }
+  if (threads < 0) return caller_error(fmt::format("{} threads; give 0 for every core, or more", threads));
   if (threads == 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   for (const Candidate& candidate : kCandidates) {
     if (name.empty() ? !candidate.runs_here() : name != candidate.kernels->name) continue;

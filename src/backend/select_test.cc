@@ -96,5 +96,11 @@ TEST(SelectBackend, OneThatThisMachineLacksIsRefusedWithWhatItNeeds) {
   if (lacking == 0) GTEST_SKIP() << "this machine runs every backend";
 }
 
+TEST(SelectBackend, ANegativeNumberOfThreadsIsRefused) {
+  const auto backend = select_backend("scalar", -1);
+  ASSERT_FALSE(backend.ok());
+  EXPECT_EQ(backend.error().kind, ErrorKind::kCaller);
+}
+
 }  // namespace
 }  // namespace fieldprint::backend

@@ -43,8 +43,9 @@ std::vector<double> WindowRunner::key(std::int32_t layer, std::int32_t head, std
   const std::int64_t dim = spec_.head_dim;
   const std::int64_t page =
       place.block * block_bytes_ + (std::int64_t{layer} * spec_.kv_heads + head) * backend::page_bytes(dim);
+  std::vector<std::uint8_t> staging;
   const auto* bytes = static_cast<const std::uint8_t*>(
-      model_.backend().host_view(pages_.data() + page, backend::page_bytes(dim)));
+      model_.backend().host_view(pages_.data() + page, backend::page_bytes(dim), staging));
   std::uint16_t scale = 0;
   std::memcpy(&scale, bytes + 2 * exact::kPageTokens * dim + 2 * place.slot, 2);
   std::vector<double> key(static_cast<std::size_t>(dim));

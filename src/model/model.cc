@@ -25,21 +25,11 @@ const float* adopt(backend::Backend& device, const float* host, std::int64_t cou
   return host == nullptr ? nullptr : static_cast<const float*>(device.adopt(host, count * 4));
 }
 
-PackedWeight adopt(backend::Backend& device, PackedWeight w) {
-  const std::int64_t tiles = (w.rows + exact::kTileRows - 1) / exact::kTileRows;
-  const bool w8 = w.format == backend::LinearFormat::kW8R;
-  const std::int64_t bytes = w8 ? tiles * exact::kTileRows * w.cols
-                                : tiles * (w.cols / exact::kBlockCols) * exact::kW4TileBlockBytes;
-  w.data = static_cast<const std::uint8_t*>(device.adopt(w.data, bytes));
-  w.row_scale = adopt(device, w.row_scale, tiles * exact::kTileRows);
-  return w;
-}
-
 void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights::ModelSpec& spec) {
-  for (PackedWeight& part : layer.qkv) part = adopt(device, part);
-  for (PackedWeight& part : layer.gate_up) part = adopt(device, part);
-  layer.attention_output = adopt(device, layer.attention_output);
-  layer.down = adopt(device, layer.down);
+  for (PackedWeight& part : layer.qkv) part = device.adopt(part);
+  for (PackedWeight& part : layer.gate_up) part = device.adopt(part);
+  layer.attention_output = device.adopt(layer.attention_output);
+  layer.down = device.adopt(layer.down);
   for (const float** norm :
        {&layer.attention_norm, &layer.post_attention_norm, &layer.ffn_norm, &layer.post_ffn_norm}) {
     *norm = adopt(device, *norm, spec.dim);
@@ -59,8 +49,8 @@ void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights
 Model::Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens)
     : file_(file),
       layers_(file.layers()),
-      embedding_(adopt(backend, file.embedding())),
-      output_(file.output().data == file.embedding().data ? embedding_ : adopt(backend, file.output())),
+      embedding_(backend.adopt(file.embedding())),
+      output_(backend.adopt(file.output())),
       output_norm_(adopt(backend, file.output_norm(), file.spec().dim)),
       backend_(backend),
       max_tokens_(max_tokens),
@@ -109,8 +99,9 @@ std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView k
     first_query += count;
   }
 
+  backend_.plan_attention(sequences, spec().kv_heads);
   backend_.embed({embedding_, space_.tokens.data(), spec().embedding_scale, space_.residual.data()}, tokens_);
-  for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, sequences, kv);
+  for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);
 
   std::vector<std::int32_t> flags(static_cast<std::size_t>(tokens_));
   backend_.download(flags.data(), space_.non_finite.data(), std::int64_t{tokens_} * 4);
@@ -123,11 +114,11 @@ std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView k
   return finite;
 }
 
-void Model::layer(std::int32_t index, std::span<const backend::AttentionSequence> sequences, KvView kv) {
+void Model::layer(std::int32_t index, KvView kv) {
   const weights::LayerWeights& w = layers_[static_cast<std::size_t>(index)];
   const weights::ModelSpec& s = spec();
   project(w.qkv, w.attention_norm, space_.qkv.data(), (s.heads + 2 * s.kv_heads) * s.head_dim);
-  attend(index, sequences, kv);
+  attend(index, kv);
   const QuantRows attended = space_.quantised(w.attention_output.activation, s.heads * s.head_dim);
   backend_.quantize({space_.wide.data(), attended}, tokens_);
   add_output(w.attention_output, attended, w.post_attention_norm);
@@ -138,7 +129,7 @@ void Model::layer(std::int32_t index, std::span<const backend::AttentionSequence
   add_output(w.down, gated, w.post_ffn_norm);
 }
 
-void Model::attend(std::int32_t index, std::span<const backend::AttentionSequence> sequences, KvView kv) {
+void Model::attend(std::int32_t index, KvView kv) {
   const weights::LayerWeights& w = layers_[static_cast<std::size_t>(index)];
   const weights::ModelSpec& s = spec();
   const backend::KvLayer pages{kv.pool, kv.block_stride,
@@ -168,13 +159,12 @@ void Model::attend(std::int32_t index, std::span<const backend::AttentionSequenc
                       .q = space_.q.data(),
                       .q_scale = space_.q_scale.data(),
                       .kv = pages,
-                      .sequences = sequences.data(),
+                      .sequences = nullptr,
                       .preface_items = nullptr,
                       .context_items = nullptr,
                       .states = space_.states.data(),
                       .out = space_.wide.data(),
-                      .anchor_mass = space_.anchor_mass.data() + std::int64_t{index} * tokens_ * s.heads},
-                     static_cast<std::int32_t>(sequences.size()));
+                      .anchor_mass = space_.anchor_mass.data() + std::int64_t{index} * tokens_ * s.heads});
 }
 
 void Model::project(std::span<const PackedWeight> parts, const float* norm, float* out, std::int64_t stride) {
@@ -210,7 +200,7 @@ std::span<const float> Model::logits(std::int32_t first, std::int32_t count) {
       {space_.residual.data(), space_.rows.data() + first, output_norm_, spec().norm_epsilon, input}, count);
   backend_.linear({w, input, count, space_.logits.data(), spec().vocab, false});
   const std::int64_t floats = std::int64_t{count} * spec().vocab;
-  const void* view = backend_.host_view(space_.logits.data(), floats * 4);
+  const void* view = backend_.host_view(space_.logits.data(), floats * 4, logits_staging_);
   return {static_cast<const float*>(view), static_cast<std::size_t>(floats)};
 }
 
@@ -224,7 +214,8 @@ std::span<const std::int32_t> Model::probabilities(std::int32_t row, float scale
   backend_.probabilities({space_.logits.data() + std::int64_t{row} * spec().vocab, spec().vocab,
                           space_.probability_scale.data(), space_.probabilities.data()},
                          1);
-  const void* view = backend_.host_view(space_.probabilities.data(), std::int64_t{spec().vocab} * 4);
+  const void* view =
+      backend_.host_view(space_.probabilities.data(), std::int64_t{spec().vocab} * 4, probabilities_staging_);
   return {static_cast<const std::int32_t*>(view), static_cast<std::size_t>(spec().vocab)};
 }
 

@@ -46,12 +46,12 @@ class Model {
   /// their final hidden states for logits(). Returns for each slice whether every activation was finite.
   std::vector<bool> forward(std::span<const SequenceSlice> slices, KvView kv);
 
-  /// Logits of rows first.. of the last forward, in slice order: [count][vocab], until the next operation.
+  /// Logits of rows first.. of the last forward, in slice order: [count][vocab], until the next call.
   std::span<const float> logits(std::int32_t first, std::int32_t count);
   /// Replaces row `row` of the last logits() call, for penalties.
   void set_logits(std::int32_t row, std::span<const float> logits);
   /// Fixed-point probabilities [vocab] of row `row` of the last logits() call, in units of 2^-30 of the
-  /// largest, of softmax(logits·scale·ln 2). Until the next operation.
+  /// largest, of softmax(logits·scale·ln 2). Until the next call.
   std::span<const std::int32_t> probabilities(std::int32_t row, float scale);
   /// Share of the anchors in each layer's attention, mean over heads, for a row counted as in logits().
   /// [layers]
@@ -65,8 +65,8 @@ class Model {
 
  private:
   void upload_inputs(std::span<const SequenceSlice> slices);
-  void layer(std::int32_t index, std::span<const backend::AttentionSequence> sequences, KvView kv);
-  void attend(std::int32_t index, std::span<const backend::AttentionSequence> sequences, KvView kv);
+  void layer(std::int32_t index, KvView kv);
+  void attend(std::int32_t index, KvView kv);
   /// residual += output of a linear on `input`, through the post-norm where the model has one.
   void add_output(const backend::PackedWeight& w, const backend::QuantRows& input, const float* post_norm);
   /// Norms the residual and multiplies it by each part, stacking the results in `out`.
@@ -84,6 +84,8 @@ class Model {
   Workspace space_;
   std::int32_t tokens_ = 0;               ///< of the current step
   std::vector<std::int32_t> logit_rows_;  ///< token row of each logit row
+  std::vector<std::uint8_t> logits_staging_;
+  std::vector<std::uint8_t> probabilities_staging_;
 };
 
 }  // namespace fieldprint::model
