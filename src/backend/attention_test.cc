@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -50,7 +51,8 @@ void run(PagedAttention& attention, const Kernel& kernel) { attention.run(kernel
 /// Index of the first float with other bits, or -1.
 std::int64_t first_difference(const float* a, const float* b, std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) {
-    if (std::memcmp(a + i, b + i, sizeof(float)) != 0) return static_cast<std::int64_t>(i);
+    if (std::bit_cast<std::uint32_t>(a[i]) != std::bit_cast<std::uint32_t>(b[i]))
+      return static_cast<std::int64_t>(i);
   }
   return -1;
 }
@@ -86,12 +88,12 @@ std::vector<SequenceSpec> random_sequences(std::mt19937_64& random, bool prefill
   const std::int32_t count = 1 + below(random, 4);
   for (std::int32_t s = 0; s < count; ++s) {
     SequenceSpec spec{};
-    spec.owner = static_cast<std::uint64_t>(10 + s);
+    spec.owner = 10 + static_cast<std::uint64_t>(s);
     if (s > 0 && below(random, 3) > 0) {
       spec.anchor_set = specs.back().anchor_set;
       spec.anchor_tokens = specs.back().anchor_tokens;
     } else {
-      spec.anchor_set = static_cast<std::uint64_t>(100 + s);
+      spec.anchor_set = 100 + static_cast<std::uint64_t>(s);
       spec.anchor_tokens = kAnchors[below(random, 7 + (below(random, 8) == 0 ? 1 : 0))];
     }
     const std::int32_t start[] = {0, below(random, 1 + spec.anchor_tokens), 1 + spec.anchor_tokens,

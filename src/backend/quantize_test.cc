@@ -39,6 +39,7 @@ constexpr ActivationFormat kFormats[] = {ActivationFormat::kA8, ActivationFormat
 
 std::vector<std::uint32_t> bits(const std::vector<float>& x) {
   std::vector<std::uint32_t> out;
+  out.reserve(x.size());
   for (const float value : x) out.push_back(std::bit_cast<std::uint32_t>(value));
   return out;
 }

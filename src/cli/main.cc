@@ -37,11 +37,7 @@ int act(const Action& action) {
   }
 }
 
-}  // namespace
-}  // namespace fieldprint::cli
-
-int main(int argc, char** argv) {
-  using namespace fieldprint::cli;
+int run_command_line(int argc, char** argv) {
   CLI::App app{"fieldprint: verifiable inference for long-running agents"};
   app.name("fieldprint");
   app.require_subcommand(1);
@@ -58,8 +54,8 @@ int main(int argc, char** argv) {
     return fmt::format("fieldprint: {}\nRun with --help for more information.\n", error.what());
   });
   if (argc > 1 && argv[1][0] != '-' && !has_command(app, argv[1])) {
-    return report(fieldprint::caller_error(
-        fmt::format("there is no command '{}'; `fieldprint --help` lists them", argv[1])));
+    return report(
+        caller_error(fmt::format("there is no command '{}'; `fieldprint --help` lists them", argv[1])));
   }
   try {
     app.parse(argc, argv);
@@ -68,3 +64,8 @@ int main(int argc, char** argv) {
   }
   return act(action);
 }
+
+}  // namespace
+}  // namespace fieldprint::cli
+
+int main(int argc, char** argv) { return fieldprint::cli::run_command_line(argc, argv); }

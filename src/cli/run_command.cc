@@ -109,8 +109,8 @@ class Run {
         file_, tokenizer_, backend, settings,
         {.token = {},
          .text = [&](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
-         .finished = [&](core::SequenceId id, core::Answer answer) { finished(id, std::move(answer)); },
-         .failed = [&](core::SequenceId id, Error error) { failed(id, error); }});
+         .finished = [&](core::SequenceId id, const core::Answer& answer) { finished(id, answer); },
+         .failed = [&](core::SequenceId id, const Error& error) { failed(id, error); }});
     if (!engine) return report(engine.error());
     engine_ = engine->get();
     for (core::Request& request : requests) {
@@ -130,7 +130,7 @@ class Run {
   }
 
  private:
-  void finished(core::SequenceId id, core::Answer answer) {
+  void finished(core::SequenceId id, const core::Answer& answer) {
     const core::Request& request = requests_.at(id);
     const commit::Body body =
         commit::freeze({file_.digest(), exact::kCanonVersion, anchor_records(anchors_)}, request, answer);

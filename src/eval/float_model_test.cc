@@ -19,6 +19,7 @@ using weights::testing::TinyModel;
 std::vector<std::int32_t> some_tokens(std::int32_t count, std::int32_t vocab) {
   weights::testing::Noise noise(5);
   std::vector<std::int32_t> tokens;
+  tokens.reserve(static_cast<std::size_t>(count));
   for (std::int32_t i = 0; i < count; ++i) {
     tokens.push_back(static_cast<std::int32_t>(noise.next() % static_cast<std::uint32_t>(vocab)));
   }
@@ -45,6 +46,7 @@ double median_distance(const TinyImport& tiny, std::int32_t count) {
   WindowRunner canonical(tiny.file(), tiny.backend(), count);
   EXPECT_TRUE(canonical.forward(tokens, count).ok());
   std::vector<double> distances;
+  distances.reserve(static_cast<std::size_t>(count));
   for (std::int32_t t = 0; t < count; ++t) {
     distances.push_back(relative_distance(canonical.model().logits(t, 1), reference->logits(t, 1)));
   }

@@ -45,7 +45,8 @@ TEST(Exp2, IsMonotonicAcrossTheEdgesOfThePolynomial) {
   for (int i = -119; i < 119; ++i) {
     const float half = static_cast<float>(i) + 0.5F;
     float before = exp2(half - 0x1p-10F);
-    for (float x = half - 0x1p-10F; x < half + 0x1p-10F; x += 0x1p-13F) {
+    for (int step = -8; step < 8; ++step) {
+      const float x = half + static_cast<float>(step) * 0x1p-13F;
       const float here = exp2(x);
       EXPECT_LE(before, here) << x;
       before = here;
