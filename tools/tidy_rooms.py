@@ -25,7 +25,9 @@ LIBRARY_HEADERS = {
 }
 
 BACKENDS = "src/backend/"
-ISA_FOLDERS = ("avx2", "avx512")
+ISA_FOLDERS = ("avx2", "avx512", "simd")
+# What instruction sets share; like their own code it is in unnamed namespaces, so that each has a copy.
+SHARED_ISA_CODE = "backend/simd/"
 # A kernel's folder is compiled with its own flags. An inline function of any other header could be emitted there
 # and then be linked into baseline code, so nothing but plain structs and intrinsics comes in.
 PLAIN_HEADERS = {"exact/format.h", "backend/ops.h", "backend/cpu_kernels.h"}
@@ -144,8 +146,8 @@ def check_isa_includes(source):
     own = source.name[len("src/") :].rsplit("/", 1)[0] + "/"
     findings = []
     for line, is_system, header in source.includes:
-        same_folder = header.startswith(own) and own != "backend/" and own != "exact/"
-        allowed = PLAIN_SYSTEM_HEADER.match(header) if is_system else header in PLAIN_HEADERS or same_folder
+        isa_code = header.startswith(SHARED_ISA_CODE) or header.startswith(own) and own not in ("backend/", "exact/")
+        allowed = PLAIN_SYSTEM_HEADER.match(header) if is_system else header in PLAIN_HEADERS or isa_code
         if not allowed:
             message = f"{header}: code with its own instruction set sees plain structs and intrinsics only"
             findings.append(Finding(source.name, line, message))

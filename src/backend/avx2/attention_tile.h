@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend/avx2/math.h"
+#include "backend/simd/attention_state.h"
 #include "exact/format.h"
 
 /// One page of K and V against a few query rows. The page is unpacked once into 16-bit pairs of one token (K)
@@ -14,26 +15,13 @@
 namespace fieldprint::backend::avx2 {
 namespace {
 
-constexpr std::int64_t kMaxDim = 256;
-constexpr std::int64_t kTokens = exact::kPageTokens;
-
-/// Softmax over some tokens, as in the scalar backend. `output` is undefined while the state is empty.
-struct State {
-  float maximum;
-  float denominator;
-  float* output;  // [D]
-};
-
-constexpr std::uint32_t kInfinityBits = 0x7F800000U;
-
-inline void clear(State& state) {
-  state.maximum = bits_to_float(kInfinityBits | 0x80000000U);
-  state.denominator = 0.0F;
-}
-
-inline bool empty(const State& state) {
-  return (float_to_bits(state.maximum) & 0x7FFFFFFFU) == kInfinityBits;
-}
+using simd::kMaxDim;
+using simd::kTokens;
+using simd::Merge;
+using simd::merge_channels;
+using simd::merge_scalars;
+using simd::MergeStep;
+using simd::State;
 
 /// One query head of one token, and the tokens [first, last) of the segment that it sees.
 struct Row {
@@ -147,70 +135,6 @@ inline void unpack(const std::uint8_t* page, std::int64_t dim, UnpackedPage& out
   widen_scales(scales + 2 * kTokens, out.value_scales);
 }
 
-/// exp2 of two numbers.
-struct Pair {
-  float a;
-  float b;
-};
-inline Pair exp2_pair(float a, float b) {
-  const __m128 both = _mm256_castps256_ps128(exp2(_mm256_zextps128_ps256(_mm_set_ps(0.0F, 0.0F, b, a))));
-  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
-}
-
-/// What a merge does with the two outputs: state·a + next·b, or a copy into an empty state.
-enum class Merge { kSkip, kCopy, kFold };
-struct MergeStep {
-  Merge how;
-  Pair factor;
-};
-
-/// Merges maximum and denominator of `next` into `state`.
-inline MergeStep merge_scalars(State& state, float maximum, float denominator) {
-  if (empty({maximum, denominator, nullptr})) return {Merge::kSkip, {}};
-  if (empty(state)) {
-    state.maximum = maximum;
-    state.denominator = denominator;
-    return {Merge::kCopy, {}};
-  }
-  const float larger = maximum > state.maximum ? maximum : state.maximum;
-  const Pair factor = exp2_pair(state.maximum - larger, maximum - larger);
-  state.maximum = larger;
-  const float scaled = denominator * factor.b;
-  state.denominator =
-      _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(state.denominator), _mm_set_ss(factor.a), _mm_set_ss(scaled)));
-  return {Merge::kFold, factor};
-}
-
-/// Merges 8 channels.
-inline void merge_channels(const MergeStep& step, float* state, __m256 next) {
-  if (step.how == Merge::kCopy) _mm256_storeu_ps(state, next);
-  if (step.how != Merge::kFold) return;
-  const __m256 scaled = _mm256_mul_ps(next, _mm256_set1_ps(step.factor.b));
-  _mm256_storeu_ps(state, _mm256_fmadd_ps(_mm256_loadu_ps(state), _mm256_set1_ps(step.factor.a), scaled));
-}
-
-/// Appends `next` to `state`.
-inline void merge(State& state, const State& next, std::int64_t dim) {
-  const MergeStep step = merge_scalars(state, next.maximum, next.denominator);
-  for (std::int64_t d = 0; d < dim; d += 8) {
-    merge_channels(step, state.output + d, _mm256_loadu_ps(next.output + d));
-  }
-}
-
-inline void multiply(float* x, float factor, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 8) {
-    _mm256_storeu_ps(x + d, _mm256_mul_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(factor)));
-  }
-}
-
-inline void copy(const float* from, float* to, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 8) _mm256_storeu_ps(to + d, _mm256_loadu_ps(from + d));
-}
-
-inline void fill_zero(float* x, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 8) _mm256_storeu_ps(x + d, _mm256_setzero_ps());
-}
-
 /// A tile's weights less 32768, in the order of the values: for each four tokens 0 2 1 3.
 struct TileWeights {
   alignas(32) std::int16_t pairs[kTokens];
@@ -247,7 +171,7 @@ inline MergeStep weigh(const UnpackedPage& page, const std::int32_t* dots, std::
       static_cast<std::int32_t>(row.last < start + kTokens ? row.last - start : kTokens);
   constexpr int kVectors = kTokens / 8;
   __m256 p[kVectors];
-  const __m256 lowest = _mm256_set1_ps(bits_to_float(kInfinityBits | 0x80000000U));
+  const __m256 lowest = _mm256_set1_ps(bits_to_float(simd::kInfinityBits | 0x80000000U));
   __m256 largest_score = lowest;
   for (int g = 0; g < kVectors; ++g) {
     const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(row.scale), _mm256_load_ps(page.key_scales + 8 * g));
@@ -284,7 +208,7 @@ inline MergeStep weigh(const UnpackedPage& page, const std::int32_t* dots, std::
     const __m256i halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(less, order), 0x08);
     _mm_store_si128(reinterpret_cast<__m128i*>(out.pairs + 8 * g), _mm256_castsi256_si128(halves));
   }
-  return merge_scalars(row.chunk, maximum, denominator);
+  return merge_scalars<Isa>(row.chunk, maximum, denominator);
 }
 
 /// Two 16-bit integers in every lane.
@@ -337,7 +261,7 @@ inline void add_values(const UnpackedPage& page, std::int64_t dim, std::int64_t 
   for (int n = 0; n < N; ++n) {
     for (int j = 0; j < J; ++j) {
       const __m256 output = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[n][j]), _mm256_set1_ps(weights[n].unit));
-      merge_channels(steps[n], rows[n]->chunk.output + d + 8 * j, output);
+      merge_channels<Isa>(steps[n], rows[n]->chunk.output + d + 8 * j, output);
     }
   }
 }
@@ -363,48 +287,18 @@ inline void attend_rows(const UnpackedPage& page, std::int64_t dim, std::int64_t
   if (count == 1) attend<1>(page, dim, start, rows);
 }
 
-/// A tile of the one token 0 of its page: its weight is the largest, and its denominator 1.
-class SinglePage {
- public:
-  SinglePage(const std::uint8_t* page, std::int64_t dim) : keys_(page), dim_(dim) {
-    const std::uint8_t* values = page + kTokens * dim;
-    const std::uint8_t* scales = values + kTokens * dim;
-    key_scale_ = widen(scales);
-    const float value_scale = widen(scales + 2 * kTokens);
-    const bool any = value_scale >= exact::kSmallestWeight;
-    const float unit = value_scale / exact::kWeightMax;
-    for (std::int64_t d = 0; d < dim; ++d) {
-      const auto value = static_cast<std::int8_t>(values[d * kTokens]);
-      output_[d] = any ? static_cast<float>(65535 * value) * unit : 0.0F;
-    }
+/// One page against a few rows, for the walk over the pages.
+struct Tile : Isa {
+  using Row = avx2::Row;
+  using UnpackedPage = avx2::UnpackedPage;
+  static void set_query(Row& row, const std::int8_t* q, std::int64_t dim) { avx2::set_query(row, q, dim); }
+  static void unpack(const std::uint8_t* page, std::int64_t dim, UnpackedPage& out) {
+    avx2::unpack(page, dim, out);
   }
-
-  const float* output() const { return output_; }
-
-  float score(const std::int8_t* q, float scale) const {
-    __m128i low = _mm_setzero_si128();
-    __m128i high = _mm_setzero_si128();
-    for (std::int64_t d = 0; d < dim_; d += 16) {
-      const __m256i a = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q + d)));
-      const __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys_ + d)));
-      const __m256i products = _mm256_madd_epi16(a, b);
-      low = _mm_add_epi32(low, _mm256_castsi256_si128(products));
-      high = _mm_add_epi32(high, _mm256_extracti128_si256(products, 1));
-    }
-    return static_cast<float>(reduce_add(_mm_add_epi32(low, high))) * (scale * key_scale_);
+  static void attend_rows(const UnpackedPage& page, std::int64_t dim, std::int64_t start, Row* const* rows,
+                          std::int64_t count) {
+    avx2::attend_rows(page, dim, start, rows, count);
   }
-
- private:
-  static float widen(const std::uint8_t* bf16) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, bf16, 2);
-    return bits_to_float(static_cast<std::uint32_t>(bits) << 16);
-  }
-
-  const std::uint8_t* keys_;
-  std::int64_t dim_;
-  float key_scale_;
-  float output_[kMaxDim];
 };
 
 }  // namespace

@@ -50,6 +50,18 @@ inline __m256 exp2(__m256 x) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
 }
 
+/// This instruction set for code that several share.
+struct Isa {
+  using Floats = __m256;
+  static constexpr std::int64_t kLanes = 8;
+  static Floats load(const float* x) { return _mm256_loadu_ps(x); }
+  static void store(float* x, Floats v) { _mm256_storeu_ps(x, v); }
+  static Floats broadcast(float x) { return _mm256_set1_ps(x); }
+  static Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+  static Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+  static __m128 exp2_low(__m128 x) { return _mm256_castps256_ps128(exp2(_mm256_zextps128_ps256(x))); }
+};
+
 /// exact::reduce_lanes of the 32 partial sums.
 inline float reduce_lanes(const Lanes32& lanes) {
   const __m256 by8 =

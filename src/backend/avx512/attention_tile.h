@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend/avx512/math.h"
+#include "backend/simd/attention_state.h"
 #include "exact/format.h"
 
 /// One page of K and V against a few query rows. The page is unpacked once into an order in which a lane
@@ -13,26 +14,13 @@
 namespace fieldprint::backend::avx512 {
 namespace {
 
-constexpr std::int64_t kMaxDim = 256;
-constexpr std::int64_t kTokens = exact::kPageTokens;
-
-/// Softmax over some tokens, as in the scalar backend. `output` is undefined while the state is empty.
-struct State {
-  float maximum;
-  float denominator;
-  float* output;  // [D]
-};
-
-constexpr std::uint32_t kInfinityBits = 0x7F800000U;
-
-inline void clear(State& state) {
-  state.maximum = bits_to_float(kInfinityBits | 0x80000000U);
-  state.denominator = 0.0F;
-}
-
-inline bool empty(const State& state) {
-  return (float_to_bits(state.maximum) & 0x7FFFFFFFU) == kInfinityBits;
-}
+using simd::kMaxDim;
+using simd::kTokens;
+using simd::Merge;
+using simd::merge_channels;
+using simd::merge_scalars;
+using simd::MergeStep;
+using simd::State;
 
 /// One query head of one token, and the tokens [first, last) of the segment that it sees.
 struct Row {
@@ -112,70 +100,6 @@ inline void unpack(const std::uint8_t* page, std::int64_t dim, UnpackedPage& out
   widen_scales(scales + 2 * kTokens, out.value_scales);
 }
 
-/// exp2 of two numbers.
-struct Pair {
-  float a;
-  float b;
-};
-inline Pair exp2_pair(float a, float b) {
-  const __m128 both = _mm512_castps512_ps128(exp2(_mm512_zextps128_ps512(_mm_set_ps(0.0F, 0.0F, b, a))));
-  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
-}
-
-/// What a merge does with the two outputs: state·a + next·b, or a copy into an empty state.
-enum class Merge { kSkip, kCopy, kFold };
-struct MergeStep {
-  Merge how;
-  Pair factor;
-};
-
-/// Merges maximum and denominator of `next` into `state`.
-inline MergeStep merge_scalars(State& state, float maximum, float denominator) {
-  if (empty({maximum, denominator, nullptr})) return {Merge::kSkip, {}};
-  if (empty(state)) {
-    state.maximum = maximum;
-    state.denominator = denominator;
-    return {Merge::kCopy, {}};
-  }
-  const float larger = maximum > state.maximum ? maximum : state.maximum;
-  const Pair factor = exp2_pair(state.maximum - larger, maximum - larger);
-  state.maximum = larger;
-  const float scaled = denominator * factor.b;
-  state.denominator =
-      _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(state.denominator), _mm_set_ss(factor.a), _mm_set_ss(scaled)));
-  return {Merge::kFold, factor};
-}
-
-/// Merges 16 channels.
-inline void merge_channels(const MergeStep& step, float* state, __m512 next) {
-  if (step.how == Merge::kCopy) _mm512_storeu_ps(state, next);
-  if (step.how != Merge::kFold) return;
-  const __m512 scaled = _mm512_mul_ps(next, _mm512_set1_ps(step.factor.b));
-  _mm512_storeu_ps(state, _mm512_fmadd_ps(_mm512_loadu_ps(state), _mm512_set1_ps(step.factor.a), scaled));
-}
-
-/// Appends `next` to `state`.
-inline void merge(State& state, const State& next, std::int64_t dim) {
-  const MergeStep step = merge_scalars(state, next.maximum, next.denominator);
-  for (std::int64_t d = 0; d < dim; d += 16) {
-    merge_channels(step, state.output + d, _mm512_loadu_ps(next.output + d));
-  }
-}
-
-inline void multiply(float* x, float factor, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 16) {
-    _mm512_storeu_ps(x + d, _mm512_mul_ps(_mm512_loadu_ps(x + d), _mm512_set1_ps(factor)));
-  }
-}
-
-inline void copy(const float* from, float* to, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 16) _mm512_storeu_ps(to + d, _mm512_loadu_ps(from + d));
-}
-
-inline void fill_zero(float* x, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 16) _mm512_storeu_ps(x + d, _mm512_setzero_ps());
-}
-
 /// A tile's weights as bytes, in two halves of 32 tokens: low bytes, then high bytes.
 struct TileWeights {
   alignas(64) std::uint8_t bytes[2 * kTokens];
@@ -218,7 +142,7 @@ inline __m256 integer_sum(__m256 a, __m256 b) {
 
 inline __mmask8 empty_lanes(__m128 maximum) {
   const __m128i magnitude = _mm_and_si128(_mm_castps_si128(maximum), _mm_set1_epi32(0x7FFFFFFF));
-  return _mm_cmpeq_epi32_mask(magnitude, _mm_set1_epi32(kInfinityBits));
+  return _mm_cmpeq_epi32_mask(magnitude, _mm_set1_epi32(simd::kInfinityBits));
 }
 
 /// merge_scalars into the chunks of N rows.
@@ -274,7 +198,7 @@ inline void weigh(const UnpackedPage& page, const __m512i (&dots)[N][4], std::in
   std::uint64_t seen[N];
   for (int n = 0; n < N; ++n) {
     seen[n] = tokens_seen(*rows[n], start);
-    largest[n] = _mm512_set1_ps(bits_to_float(kInfinityBits | 0x80000000U));
+    largest[n] = _mm512_set1_ps(bits_to_float(simd::kInfinityBits | 0x80000000U));
     for (int g = 0; g < 4; ++g) {
       const __m512 scale =
           _mm512_mul_ps(_mm512_set1_ps(rows[n]->scale), _mm512_load_ps(page.key_scales + 16 * g));
@@ -356,7 +280,7 @@ inline void add_values(const UnpackedPage& page, std::int64_t dim, std::int64_t 
   for (int n = 0; n < N; ++n) {
     for (int j = 0; j < J; ++j) {
       const __m512 output = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[n][j]), _mm512_set1_ps(weights[n].unit));
-      merge_channels(steps[n], rows[n]->chunk.output + d + 16 * j, output);
+      merge_channels<Isa>(steps[n], rows[n]->chunk.output + d + 16 * j, output);
     }
   }
 }
@@ -404,51 +328,18 @@ inline void attend_rows(const UnpackedPage& page, std::int64_t dim, std::int64_t
   }
 }
 
-/// A tile of the one token 0 of its page: its weight is the largest, and its denominator 1.
-class SinglePage {
- public:
-  SinglePage(const std::uint8_t* page, std::int64_t dim) : keys_(page), dim_(dim) {
-    const std::uint8_t* values = page + kTokens * dim;
-    const std::uint8_t* scales = values + kTokens * dim;
-    key_scale_ = widen(scales);
-    const float value_scale = widen(scales + 2 * kTokens);
-    const bool any = value_scale >= exact::kSmallestWeight;
-    const float unit = value_scale / exact::kWeightMax;
-    for (std::int64_t d = 0; d < dim; ++d) {
-      const auto value = static_cast<std::int8_t>(values[d * kTokens]);
-      output_[d] = any ? static_cast<float>(65535 * value) * unit : 0.0F;
-    }
+/// One page against a few rows, for the walk over the pages.
+struct Tile : Isa {
+  using Row = avx512::Row;
+  using UnpackedPage = avx512::UnpackedPage;
+  static void set_query(Row& row, const std::int8_t* q, std::int64_t dim) { avx512::set_query(row, q, dim); }
+  static void unpack(const std::uint8_t* page, std::int64_t dim, UnpackedPage& out) {
+    avx512::unpack(page, dim, out);
   }
-
-  const float* output() const { return output_; }
-
-  float score(const std::int8_t* q, float scale) const {
-    __m128i low = _mm_setzero_si128();
-    __m128i high = _mm_setzero_si128();
-    for (std::int64_t d = 0; d < dim_; d += 16) {
-      const __m256i a = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q + d)));
-      const __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys_ + d)));
-      const __m256i products = _mm256_madd_epi16(a, b);
-      low = _mm_add_epi32(low, _mm256_castsi256_si128(products));
-      high = _mm_add_epi32(high, _mm256_extracti128_si256(products, 1));
-    }
-    __m128i sum = _mm_add_epi32(low, high);
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-    return static_cast<float>(_mm_cvtsi128_si32(sum)) * (scale * key_scale_);
+  static void attend_rows(const UnpackedPage& page, std::int64_t dim, std::int64_t start, Row* const* rows,
+                          std::int64_t count) {
+    avx512::attend_rows(page, dim, start, rows, count);
   }
-
- private:
-  static float widen(const std::uint8_t* bf16) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, bf16, 2);
-    return bits_to_float(static_cast<std::uint32_t>(bits) << 16);
-  }
-
-  const std::uint8_t* keys_;
-  std::int64_t dim_;
-  float key_scale_;
-  float output_[kMaxDim];
 };
 
 }  // namespace

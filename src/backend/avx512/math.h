@@ -41,6 +41,18 @@ inline __m512 exp2(__m512 x) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
 }
 
+/// This instruction set for code that several share.
+struct Isa {
+  using Floats = __m512;
+  static constexpr std::int64_t kLanes = 16;
+  static Floats load(const float* x) { return _mm512_loadu_ps(x); }
+  static void store(float* x, Floats v) { _mm512_storeu_ps(x, v); }
+  static Floats broadcast(float x) { return _mm512_set1_ps(x); }
+  static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static __m128 exp2_low(__m128 x) { return _mm512_castps512_ps128(exp2(_mm512_zextps128_ps512(x))); }
+};
+
 /// exact::reduce_lanes of the 32 partial sums: `low` holds lanes 0..15, `high` lanes 16..31.
 inline float reduce_lanes(__m512 low, __m512 high) {
   const __m512 by16 = _mm512_add_ps(low, high);
