@@ -124,6 +124,32 @@ TEST(AttentionPlan, AnyOtherPrefaceBlockOrLengthSeparates) {
   }
 }
 
+TEST(AttentionPlan, ATableMayEndWithTheLastTokenWithinTheAnchors) {
+  // Prefills of 100 anchors that have come to positions 40, 64, 65 and 40: tables of exactly so many blocks.
+  const std::vector<std::vector<std::int32_t>> tables = {{5, 6}, {5, 6}, {5, 6, 7}, {5, 6}};
+  const std::vector<std::int32_t> last = {40, 64, 65, 40};
+  std::vector<AttentionSequence> sequences;
+  for (std::size_t i = 0; i < tables.size(); ++i) {
+    sequences.push_back({static_cast<std::int32_t>(i), 1, last[i], 100, tables[i].data(), 0.0F,
+                         std::numeric_limits<float>::infinity()});
+  }
+  EXPECT_EQ(plan_attention(sequences, 1).preface.size(), 1U);
+  EXPECT_EQ(preface_counts(plan_attention(sequences, 1), sequences), once_each(sequences, 1));
+}
+
+TEST(AttentionPlan, WhatOneSequenceSeesAlikeOthersMaySeeDifferently) {
+  const std::vector<std::vector<std::int32_t>> tables = {{5, 6}, {5, 6, 7}, {5, 6, 8}};
+  std::vector<AttentionSequence> sequences;
+  for (std::size_t i = 0; i < tables.size(); ++i) {
+    sequences.push_back({static_cast<std::int32_t>(i), 1, i == 0 ? 40 : 90, 100, tables[i].data(), 0.0F,
+                         std::numeric_limits<float>::infinity()});
+  }
+  const AttentionPlan plan = plan_attention(sequences, 1);
+  ASSERT_EQ(plan.preface.size(), 2U);
+  EXPECT_EQ(plan.preface[0].sequences, 2);
+  EXPECT_EQ(plan.preface[1].first_sequence, 2);
+}
+
 TEST(AttentionPlan, LongPrefillsAreCut) {
   Batch batch;
   batch.add(1000, 0, {1});

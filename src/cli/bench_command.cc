@@ -34,6 +34,7 @@ struct BenchOptions {
 struct Pass {
   double prefill_seconds = 0;  ///< to the first token of the last sequence
   double decode_seconds = 0;
+  std::int64_t decoded = 0;    ///< tokens generated in that time
   std::int64_t kv_blocks = 0;  ///< in use when the first answer ended
   core::Request request;       ///< of the first sequence
   core::Answer answer;
@@ -57,7 +58,8 @@ core::Request make_request(const Load& load, std::int32_t sequence, std::int32_t
   const std::int32_t preface = 1 + load.anchors;
   const std::int32_t total = load.anchors > 0 ? preface + load.prompt : load.prompt;
   for (std::int32_t position = 0; position < total; ++position) {
-    const std::int32_t own = load.anchors > 0 && position < preface ? 0 : sequence;
+    // All begin with the same token, as prompts do, and with the same anchors.
+    const std::int32_t own = position == 0 || (load.anchors > 0 && position < preface) ? 0 : sequence;
     request.prompt.push_back((1009 * position + 101 * own + 17) % vocab);
   }
   return request;
@@ -84,6 +86,7 @@ Result<Pass> measure(const weights::ModelFile& file, const tokenizer::Tokenizer&
       engine::Engine::create(file, tokenizer, backend, options,
                              {.token =
                                   [&](core::SequenceId id) {
+                                    if (begun == load.batch) ++pass.decoded;
                                     if (std::exchange(seen[id], true)) return;
                                     if (++begun == load.batch) all_begun = Clock::now();
                                   },
@@ -133,7 +136,7 @@ int bench_cpu(const BenchOptions& options, const weights::ModelFile& file,
                          {"generate", options.generate},
                          {"batch", options.batch},
                          {"prefill_tokens_per_s", options.batch * options.prompt / pass->prefill_seconds},
-                         {"decode_tokens_per_s", options.batch * options.generate / pass->decode_seconds}};
+                         {"decode_tokens_per_s", static_cast<double>(pass->decoded) / pass->decode_seconds}};
   if (options.verify) {
     const commit::Body body =
         commit::freeze({file.digest(), exact::kCanonVersion, {}}, pass->request, pass->answer);
@@ -161,10 +164,14 @@ int bench_anchors(const BenchOptions& options, const weights::ModelFile& file,
   std::int64_t blocks_without = 0;
   std::int64_t blocks_with = 0;
   for (std::int32_t i = 0; i < options.repeats; ++i) {
-    auto base = measure(file, tokenizer, backend, without);
-    if (!base) return report(base.error());
-    auto anchored = measure(file, tokenizer, backend, with);
-    if (!anchored) return report(anchored.error());
+    // Who goes first alternates, so that a machine that warms up or slows down favours neither.
+    const bool swapped = i % 2 == 1;
+    auto first = measure(file, tokenizer, backend, swapped ? with : without);
+    if (!first) return report(first.error());
+    auto second = measure(file, tokenizer, backend, swapped ? without : with);
+    if (!second) return report(second.error());
+    const Pass* base = &*(swapped ? second : first);
+    const Pass* anchored = &*(swapped ? first : second);
     decode_ratio.push_back(anchored->decode_seconds / base->decode_seconds);
     total_ratio.push_back((anchored->prefill_seconds + anchored->decode_seconds) /
                           (base->prefill_seconds + base->decode_seconds));

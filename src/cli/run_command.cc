@@ -21,9 +21,11 @@
 namespace fieldprint::cli {
 namespace {
 
+constexpr char kDefaultId[] = "answer";
+
 Result<std::vector<Prompt>> gather_prompts(const RunOptions& options) {
   Prompt defaults = options.defaults;
-  defaults.id = "answer";
+  defaults.id = kDefaultId;
   if (!options.prompts.empty()) return read_prompts(options.prompts, defaults);
   if (!options.chat.empty()) {
     auto chat = read_chat(options.chat, defaults);
@@ -32,6 +34,26 @@ Result<std::vector<Prompt>> gather_prompts(const RunOptions& options) {
   }
   defaults.text = options.text;
   return std::vector<Prompt>{defaults};
+}
+
+/// Receipts are never replaced: an id that we gave is numbered, one that the caller gave is refused.
+Status avoid_present_receipts(const std::string& folder, std::vector<core::Request>& requests) {
+  if (folder.empty()) return {};
+  for (core::Request& request : requests) {
+    const bool ours = request.id == kDefaultId;
+    auto there = commit::has_receipt(folder, request.id);
+    for (int number = 2; there && *there && ours; ++number) {
+      request.id = fmt::format("{}-{}", kDefaultId, number);
+      there = commit::has_receipt(folder, request.id);
+    }
+    if (!there) return there.error();
+    if (*there) {
+      return caller_error(fmt::format(
+          "{}/{}.receipt is there already; give the prompt another id, or --receipts another folder", folder,
+          request.id));
+    }
+  }
+  return {};
 }
 
 Result<anchor::AnchorSet> load_anchors(const std::vector<std::string>& paths) {
@@ -195,6 +217,8 @@ int run(const RunOptions& options) {
   for (const std::string& folder : {options.receipts, options.data}) {
     if (Status status = ensure_folder(folder); !status) return report(status.error());
   }
+  if (Status status = avoid_present_receipts(options.receipts, requests); !status)
+    return report(status.error());
   auto recorder = engine::Recorder::open(options.data);
   if (!recorder) return report(recorder.error());
   return Run(options, **file, **tokenizer, *anchors, **recorder).answer(**backend, std::move(requests));

@@ -40,7 +40,8 @@ void print_json(const std::string& path, const verify::Report& result) {
   fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-void print_text(const std::string& path, const verify::Report& result, std::string_view backend) {
+void print_text(const std::string& path, const verify::Report& result, std::string_view backend,
+                bool key_given) {
   if (const commit::Check* failure = result.first_failure()) {
     fmt::print("{}: DOES NOT VERIFY\n", path);
     for (const commit::Check& check : result.checks) {
@@ -49,8 +50,9 @@ void print_text(const std::string& path, const verify::Report& result, std::stri
     }
     return;
   }
-  fmt::print("{}: verified: {} checks, {} tokens replayed on {} at {:.0f}/s\n", path, result.checks.size(),
-             result.tokens_replayed, backend, static_cast<double>(result.tokens_replayed) / result.seconds);
+  fmt::print("{}: verified: {} checks, {} tokens replayed on {} at {:.0f}/s{}\n", path, result.checks.size(),
+             result.tokens_replayed, backend, static_cast<double>(result.tokens_replayed) / result.seconds,
+             key_given ? "" : "; whose ledger signed it was not asked (--key)");
 }
 
 int verify_receipts(const VerifyOptions& options) {
@@ -96,7 +98,7 @@ int verify_receipts(const VerifyOptions& options) {
     if (options.json) {
       print_json(path, *result);
     } else {
-      print_text(path, *result, (*backend)->name());
+      print_text(path, *result, (*backend)->name(), !settings.trusted.empty());
     }
     if (!result->verified) exit_code = std::max(exit_code, kRefuted);
   }

@@ -1,6 +1,7 @@
 #include "commit/receipt_file.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "base/bounds.h"
@@ -35,10 +36,19 @@ Result<std::string> write_receipt(const std::string& folder, std::string_view id
   auto json = to_json(receipt);
   if (!json) return json.error();
   const std::string stem = fmt::format("{}/{}", folder, id);
+  auto created = create_file_atomically(stem + ".receipt", *bytes, 0644);
+  if (!created) return created.error();
+  if (!*created) return caller_error(fmt::format("{}.receipt is there already and stays as it is", stem));
   if (Status status = write_file_atomically(stem + ".json", std::string_view(*json)); !status)
     return status.error();
-  if (Status status = write_file_atomically(stem + ".receipt", *bytes); !status) return status.error();
   return stem + ".receipt";
+}
+
+Result<bool> has_receipt(const std::string& folder, std::string_view id) {
+  std::error_code failure;
+  const bool there = std::filesystem::exists(fmt::format("{}/{}.receipt", folder, id), failure);
+  if (failure) return environment_error(fmt::format("cannot examine {}: {}", folder, failure.message()));
+  return there;
 }
 
 Result<Receipt> read_receipt(const std::string& path) {

@@ -11,8 +11,12 @@ namespace fieldprint::commit {
 Status check_receipt_id(std::string_view id);
 
 /// Writes `<id>.receipt` (CBOR) and `<id>.json` (the readable view) into a folder that exists, each
-/// atomically, and gives the path of the former.
+/// atomically, and gives the path of the former. Never replaces a receipt: one that is there is the caller's
+/// error.
 Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt);
+
+/// Whether the folder holds a receipt of this id.
+Result<bool> has_receipt(const std::string& folder, std::string_view id);
 
 /// Reads and decodes a receipt file. Errors name the file.
 Result<Receipt> read_receipt(const std::string& path);

@@ -38,6 +38,16 @@ TEST_F(ReceiptFileTest, WritesTheReceiptAndItsViewAndReadsItBack) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 2);
 }
 
+TEST_F(ReceiptFileTest, NeverReplacesAReceipt) {
+  EXPECT_FALSE(*has_receipt(folder_, "a"));
+  ASSERT_TRUE(write_receipt(folder_, "a", sample::receipt(1)).ok());
+  EXPECT_TRUE(*has_receipt(folder_, "a"));
+  auto again = write_receipt(folder_, "a", sample::receipt(2));
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(*read_receipt(folder_ + "/a.receipt"), sample::receipt(1));
+}
+
 TEST_F(ReceiptFileTest, RefusesIdsThatAreNoPlainNames) {
   for (const std::string& id : {std::string(), std::string("."), std::string("../x"), std::string("a/b"),
                                 std::string("a b"), std::string("\xc3\xa9"), std::string(129, 'a')}) {

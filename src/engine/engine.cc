@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/bounds.h"
 #include "exact/format.h"
@@ -99,29 +100,42 @@ Status Engine::check(const core::Request& request) const {
 
 Result<core::SequenceId> Engine::submit(core::Request request) {
   if (Status status = check(request); !status) return status.error();
-  pin_anchors(request);
+  const kv::BlockKey lease = pin_anchors(request);
   const core::SequenceId id = next_id_++;
   const kv::AnchorOdds odds{request.anchor_bounds.floor_odds(), request.anchor_bounds.ceiling_odds()};
   kv::BlockTable table(cache_, root_, request.layout, odds);
   shares_.enter(request.tenant);
   auto sequence = std::make_unique<Sequence>(id, std::move(request), std::move(table), tokenizer_);
+  sequence->lease = lease;
   await_admission(*sequence);
   sequences_.emplace(id, std::move(sequence));
   return id;
 }
 
-void Engine::pin_anchors(const core::Request& request) {
-  if (request.layout.anchor_tokens == 0) return;
+kv::BlockKey Engine::pin_anchors(const core::Request& request) {
+  if (request.layout.anchor_tokens == 0) return root_;
   const std::span<const std::int32_t> preface(request.prompt.data(),
                                               static_cast<std::size_t>(request.layout.preface_tokens()));
   std::vector<kv::BlockKey> keys = kv::chain_keys(root_, request.layout, {}, preface);
   const kv::BlockKey last = keys.back();
   if (!leases_.contains(last)) leases_.emplace(last, cache_.lease(std::move(keys)));
+  return last;
+}
+
+bool Engine::end_idle_leases() {
+  std::set<kv::BlockKey> used;
+  for (const auto& [id, sequence] : sequences_) used.insert(sequence->lease);
+  return std::erase_if(leases_, [&](const auto& lease) { return !used.contains(lease.first); }) > 0;
 }
 
 void Engine::cancel(core::SequenceId id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return;
+  if (stepping_) {
+    found->second->dropped = true;
+    finished_.push_back(id);
+    return;
+  }
   shares_.leave(found->second->request.tenant);
   sequences_.erase(found);
 }

@@ -61,7 +61,7 @@ class Engine {
 
   /// Queues a request. A request that no step could ever serve is refused with what to change.
   Result<core::SequenceId> submit(core::Request request);
-  /// Drops a request, wherever it stands; no event follows.
+  /// Drops a request, wherever it stands; no event follows. Events may call it, of any request.
   void cancel(core::SequenceId id);
   /// Computes one batch. False when there is nothing left to do.
   bool step();
@@ -75,7 +75,9 @@ class Engine {
          const Options& options, Events events, kv::BlockPool pool);
 
   Status check(const core::Request& request) const;
-  void pin_anchors(const core::Request& request);
+  kv::BlockKey pin_anchors(const core::Request& request);
+  /// Unpins the anchors that no request uses any more. False if there were none.
+  bool end_idle_leases();
 
   // step.cc, in the order of a step.
   scheduler::Decision decide();
@@ -102,10 +104,13 @@ class Engine {
   kv::BlockPool pool_;
   kv::PrefixCache cache_;
   kv::BlockKey root_;
-  std::map<kv::BlockKey, kv::AnchorLease> leases_;  ///< by the key of the last anchor block
+  /// By the key of the last anchor block. Anchors stay pinned after their last request, for the next one,
+  /// until somebody needs the room.
+  std::map<kv::BlockKey, kv::AnchorLease> leases_;
   scheduler::FairShare shares_;
   std::map<core::SequenceId, std::unique_ptr<Sequence>> sequences_;
   std::vector<core::SequenceId> finished_;  ///< to be dropped at the end of the step
+  bool stepping_ = false;
   core::SequenceId next_id_ = 1;
   EngineStats stats_;
 };

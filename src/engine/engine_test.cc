@@ -1,5 +1,3 @@
-#include "engine/engine.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,9 +5,8 @@
 #include <cstring>
 #include <map>
 
-#include "backend/select.h"
 #include "base/bounds.h"
-#include "weights/tiny_file_testing.h"
+#include "engine/engine_testing.h"
 
 namespace fieldprint::engine {
 namespace {
@@ -17,95 +14,15 @@ namespace {
 using core::FinishReason;
 using core::Request;
 using core::SequenceId;
-
-constexpr std::int32_t kEndToken = 2;
-constexpr std::int64_t kContext = 600;
-
-/// `count` letters of the tiny vocabulary after a sink.
-std::vector<std::int32_t> letters(std::size_t count, std::uint64_t seed) {
-  weights::testing::Noise noise(seed);
-  std::vector<std::int32_t> tokens = {1};
-  while (tokens.size() <= count) tokens.push_back(3 + static_cast<std::int32_t>(noise.next() % 26));
-  return tokens;
-}
-
-Request request(std::size_t prompt_letters, std::int32_t max_tokens, std::uint64_t seed = 1) {
-  Request out;
-  out.prompt = letters(prompt_letters, seed);
-  out.sampling = {.temperature = 1.0F, .seed = seed};
-  out.max_tokens = max_tokens;
-  out.logprobs = 2;
-  return out;
-}
-
-/// The same anchors for every seed.
-Request anchored(std::size_t anchor_letters, std::size_t prompt_letters, std::int32_t max_tokens,
-                 std::uint64_t seed) {
-  Request out = request(prompt_letters, max_tokens, seed);
-  const std::vector<std::int32_t> anchors = letters(anchor_letters, 99);
-  out.prompt.insert(out.prompt.begin() + 1, anchors.begin() + 1, anchors.end());
-  out.layout.anchor_tokens = static_cast<std::int64_t>(anchor_letters);
-  return out;
-}
-
-const weights::ModelFile& tiny_file() {
-  static const weights::testing::TinyFile tiny;
-  return tiny.file();
-}
-
-const tokenizer::Tokenizer& tiny_tokenizer() {
-  static const auto tokenizer = tokenizer::Tokenizer::make(tiny_file().vocabulary()).value();
-  return *tokenizer;
-}
-
-/// An engine over the tiny model that remembers what it said.
-class Served {
- public:
-  explicit Served(const Options& options, const weights::ModelFile& file = tiny_file(),
-                  const tokenizer::Tokenizer& tokenizer = tiny_tokenizer())
-      : backend_(backend::select_backend("", 1).value()),
-        engine_(Engine::create(
-                    file, tokenizer, *backend_, options,
-                    {.text = [this](SequenceId id, std::string_view text) { streamed[id] += text; },
-                     .finished =
-                         [this](SequenceId id, core::Answer answer) {
-                           kv[id] = engine_->kv_bytes(id);
-                           order.push_back(id);
-                           answers.emplace(id, std::move(answer));
-                         },
-                     .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); }})
-                    .value()) {}
-
-  Engine& operator*() { return *engine_; }
-  Engine* operator->() { return engine_.get(); }
-  SequenceId submit(Request request) { return engine_->submit(std::move(request)).value(); }
-  void finish() {
-    while (engine_->step()) continue;
-  }
-  core::Answer answer(Request request) {
-    const SequenceId id = submit(std::move(request));
-    finish();
-    return answers.at(id);
-  }
-
-  std::map<SequenceId, std::string> streamed;
-  std::map<SequenceId, core::Answer> answers;
-  std::map<SequenceId, std::vector<std::uint8_t>> kv;
-  std::map<SequenceId, Error> errors;
-  std::vector<SequenceId> order;  ///< in which answers were finished
-
- private:
-  std::unique_ptr<backend::Backend> backend_;
-  std::unique_ptr<Engine> engine_;
-};
-
-void expect_same(const core::Answer& a, const core::Answer& b) {
-  EXPECT_EQ(a.output, b.output);
-  EXPECT_EQ(a.text, b.text);
-  EXPECT_EQ(a.finish_reason, b.finish_reason);
-  EXPECT_EQ(a.blocks, b.blocks);
-  EXPECT_EQ(a.anchor_mass, b.anchor_mass);
-}
+using testing::anchored;
+using testing::expect_same;
+using testing::kContext;
+using testing::kEndToken;
+using testing::letters;
+using testing::request;
+using testing::Served;
+using testing::tiny_file;
+using testing::tiny_tokenizer;
 
 /// A Gemma whose embedding of `token` overflows when it is scaled by sqrt(dim).
 weights::testing::GgufBuilder overflowing_at(std::int32_t token) {
@@ -145,38 +62,6 @@ TEST(Engine, AHistoryThatIsNotFiniteFailsHoweverItIsCutAndIsNeverFoundInTheCache
     served.finish();
     EXPECT_TRUE(served.answers.contains(id));
   }
-}
-
-TEST(Engine, ACancelledRequestIsNotHeardOfAgainAndChangesNoOther) {
-  Served alone({.kv_blocks = 40});
-  const core::Answer expected = alone.answer(request(30, 20, 7));
-
-  Served served({.kv_blocks = 40, .max_batch = 2});
-  const SequenceId kept = served.submit(request(30, 20, 7));
-  const SequenceId running = served.submit(request(70, 200, 8));
-  const SequenceId waiting = served.submit(request(70, 200, 9));
-  for (int i = 0; i < 5; ++i) ASSERT_TRUE(served->step());
-  served->cancel(running);
-  served->cancel(waiting);
-  served->cancel(12345);
-  const std::string streamed = served.streamed[running];
-  served.finish();
-  EXPECT_EQ(served.order, std::vector<SequenceId>{kept});
-  EXPECT_TRUE(served.errors.empty());
-  EXPECT_EQ(served.streamed[running], streamed);
-  EXPECT_EQ(served.streamed[waiting], "");
-  expect_same(served.answers.at(kept), expected);
-}
-
-TEST(Engine, ACancelledRequestGivesItsBlocksBack) {
-  Served served({.kv_blocks = 9, .prefix_cache = false});
-  const SequenceId big = served.submit(request(400, 50));
-  ASSERT_TRUE(served->step());
-  served->cancel(big);
-  EXPECT_FALSE(served->step());
-  const core::Answer answer = served.answer(request(400, 50, 2));
-  EXPECT_EQ(answer.output.size(), 50U);
-  EXPECT_EQ(answer.blocks.size(), 9U);
 }
 
 TEST(Engine, AStopStringEndsTheAnswerWhereverTokensAreCut) {
@@ -272,36 +157,6 @@ TEST(Engine, WhatThePoolCannotHoldFailsWithWhatToDoAndOthersGoOn) {
   EXPECT_EQ(served.errors.at(big).kind, ErrorKind::kCaller);
   EXPECT_NE(served.errors.at(big).message.find("blocks"), std::string::npos) << served.errors.at(big).message;
   EXPECT_EQ(served.order, std::vector<SequenceId>{small});
-}
-
-TEST(Engine, AnchorsOfSeveralRequestsAreComputedOnce) {
-  for (const bool prefix_cache : {false, true}) {
-    Served served({.kv_blocks = 60, .prefix_cache = prefix_cache});
-    for (std::uint64_t seed = 0; seed < 4; ++seed) served.submit(anchored(100, 10, 1, seed));
-    served.finish();
-    EXPECT_EQ(served->stats().computed_tokens, 101 + 4 * 10);
-    EXPECT_EQ(served->stats().cache.pinned_blocks, 3);
-    std::int64_t cached = 0;
-    for (const auto& [id, answer] : served.answers) {
-      cached += answer.cached_tokens;
-      EXPECT_EQ(answer.anchor_mass.size(), 2U);
-      EXPECT_EQ(answer.blocks.size(), 4U);
-    }
-    EXPECT_EQ(cached, 3 * 101);
-  }
-}
-
-TEST(Engine, PinnedAnchorsSurviveEviction) {
-  Served served({.kv_blocks = 14});
-  const core::Answer first = served.answer(anchored(100, 10, 4, 5));
-  for (std::uint64_t seed = 0; seed < 6; ++seed) served.answer(request(400, 1, seed));
-  ASSERT_GT(served->stats().cache.evictions, 0U);
-  const std::int64_t before = served->stats().computed_tokens;
-  const core::Answer again = served.answer(anchored(100, 10, 4, 5));
-  expect_same(again, first);
-  EXPECT_EQ(again.cached_tokens, 101);
-  EXPECT_EQ(served->stats().computed_tokens - before,
-            10 + static_cast<std::int64_t>(again.output.size()) - 1);
 }
 
 TEST(Engine, PreemptionChangesNoAnswer) {

@@ -1,5 +1,6 @@
 #include "engine/recorder.h"
 
+#include "base/file.h"
 #include "commit/envelope.h"
 #include "ledger/key_file.h"
 #include "store/sqlite_ledger_store.h"
@@ -7,7 +8,7 @@
 namespace fieldprint::engine {
 namespace {
 
-// The log's origin in its checkpoints; a deployment that publishes its log names it in its key file.
+// The log's origin in its checkpoints and the name of its key.
 constexpr char kLogName[] = "fieldprint.local/ledger";
 
 }  // namespace
@@ -20,6 +21,11 @@ Result<std::unique_ptr<Recorder>> Recorder::open(const std::string& folder) {
   auto store = kept ? store::SqliteLedgerStore::open(folder + "/ledger.sqlite")
                     : store::SqliteLedgerStore::open_in_memory();
   if (!store) return store.error();
+  if (kept) {
+    const std::string line = key->verifier().text() + "\n";
+    if (Status status = write_file_atomically(folder + "/ledger.pub", std::string_view(line)); !status)
+      return status.error();
+  }
   auto log = store::SignedLog::open(std::move(*store), std::move(*key));
   if (!log) return log.error();
   return std::unique_ptr<Recorder>(new Recorder(std::move(*log)));

@@ -26,6 +26,7 @@ struct Sequence {
   core::Request request;
   std::vector<std::int32_t> tokens;  ///< prompt and output
   kv::BlockTable table;              ///< holds the first table.size() of them
+  kv::BlockKey lease{};              ///< of its anchors
   bool running = false;
   std::vector<kv::BlockKey> prefix_keys;  ///< of the known tokens but the last, while waiting
   std::int64_t step_tokens = 0;           ///< of the current step
@@ -36,7 +37,8 @@ struct Sequence {
   std::optional<Clock::time_point> admitted;
   std::optional<Clock::time_point> first_token;
 
-  bool finite = true;  ///< every activation was, in every step so far
+  bool finite = true;    ///< every activation was, in every step so far
+  bool dropped = false;  ///< cancelled by an event; leaves at the end of the step
   void add_mass(const std::vector<float>& by_layer);
   std::vector<float> mean_mass() const;
   /// Digests of the blocks as they are.

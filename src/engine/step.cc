@@ -13,7 +13,9 @@ double seconds(Clock::duration duration) { return std::chrono::duration<double>(
 }  // namespace
 
 bool Engine::step() {
-  const scheduler::Decision decision = decide();
+  stepping_ = true;
+  scheduler::Decision decision = decide();
+  if (!decision.impossible.empty() && end_idle_leases()) decision = decide();
   for (const scheduler::Impossible& impossible : decision.impossible) {
     fail(impossible.id, caller_error(impossible.message()));
   }
@@ -25,6 +27,7 @@ bool Engine::step() {
     sample(batch);
     ++stats_.steps;
   }
+  stepping_ = false;
   for (const core::SequenceId id : finished_) cancel(id);
   finished_.clear();
   return !sequences_.empty();
@@ -141,6 +144,15 @@ std::vector<Sequence*> Engine::place_tokens(const scheduler::Decision& decision)
     shares_.charge(sequence.request.tenant, run.tokens);
     batch.push_back(&sequence);
   }
+  // Neighbours that share anchors have their pages read once; no result depends on the order.
+  const auto preface = [](const Sequence* sequence) {
+    const std::span<const kv::BlockId> blocks = sequence->table.blocks();
+    const std::size_t seen = static_cast<std::size_t>(sequence->request.layout.preface_blocks());
+    return blocks.first(std::min(seen, blocks.size()));
+  };
+  std::stable_sort(batch.begin(), batch.end(), [&](const Sequence* a, const Sequence* b) {
+    return std::ranges::lexicographical_compare(preface(a), preface(b));
+  });
   return batch;
 }
 
@@ -181,6 +193,7 @@ void Engine::sample(const std::vector<Sequence*>& batch) {
         model_.logits(static_cast<std::int32_t>(first), static_cast<std::int32_t>(count));
     for (std::size_t i = 0; i < count; ++i) {
       Sequence& sequence = *rows[first + i];
+      if (sequence.dropped) continue;
       if (!sequence.finite) {
         fail(sequence.id, environment_error("the model's activations are not finite on this prompt"));
         continue;
@@ -218,6 +231,7 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
   using core::FinishReason;
   const tokenizer::AnswerText::Piece piece = sequence.text.push(pick.token);
   give_text(sequence, piece.text);
+  if (sequence.dropped) return;
   const bool full = static_cast<std::int64_t>(sequence.answer.output.size()) >= sequence.request.max_tokens ||
                     static_cast<std::int64_t>(sequence.tokens.size()) >= file_.spec().context;
   if (piece.ended && !options_.ignore_end) {
@@ -231,10 +245,11 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
 
 void Engine::give_text(Sequence& sequence, const std::string& text) {
   sequence.answer.text += text;
-  if (events_.text && !text.empty()) events_.text(sequence.id, text);
+  if (events_.text && !text.empty() && !sequence.dropped) events_.text(sequence.id, text);
 }
 
 void Engine::finish(Sequence& sequence, core::FinishReason reason) {
+  if (sequence.dropped) return;
   core::Answer& answer = sequence.answer;
   answer.finish_reason = reason;
   answer.blocks = sequence.block_records();
@@ -247,6 +262,7 @@ void Engine::finish(Sequence& sequence, core::FinishReason reason) {
 }
 
 void Engine::fail(core::SequenceId id, Error error) {
+  if (sequences_.at(id)->dropped) return;
   finished_.push_back(id);
   if (events_.failed) events_.failed(id, std::move(error));
 }

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import unittest
 
-from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, model, run
+from command_line import BAD_USAGE, BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, model, run
 
 POLICY = "You are a courteous guide. Answer in one short sentence.\n"
 QUESTIONS = ["What is the capital of France?", "Name a colour of the rainbow.", "Write two lines about the sea."]
@@ -193,6 +193,21 @@ class RunTest(CommandLineTest):
         self.assertEqual(REFUTED, ended.status)
         self.assertIn("the file has 100 bytes", ended.out)
 
+    def test_receipts_are_never_replaced(self):
+        asked = ["-p", "The sea is", "-n", 2, "--receipts", self.path("kept")]
+        first = self.answers(*asked)["answer"]["receipt"]
+        with open(first, "rb") as file:
+            kept = file.read()
+        second = self.answers(*asked)["answer-2"]["receipt"]
+        self.assertNotEqual(first, second)
+        with open(first, "rb") as file:
+            self.assertEqual(kept, file.read())
+        prompts = self.write("again.jsonl", json.dumps({"id": "answer-2", "prompt": "The sea is", "n": 2}) + "\n")
+        ended = run("run", "-m", model(), "--prompts", prompts, "--receipts", self.path("kept"))
+        self.assertEqual(BAD_USAGE, ended.status)
+        self.assertIn("answer-2.receipt is there already", ended.err)
+
+    @unittest.skipIf(os.environ.get("FIELDPRINT_SANITIZE"), "instrumented code needs more memory")
     def test_memory_stays_within_weights_pool_and_64_mib(self):
         layers, kv_heads, head_dim, blocks = 30, 3, 64, 40
         block_bytes = layers * kv_heads * 64 * (2 * head_dim + 4)
@@ -222,7 +237,7 @@ print(usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
 
 def peak_memory(arguments):
     """Runs fieldprint; peak resident bytes and exit status."""
-    from command_line import BINARY
+    from command_line import BAD_USAGE, BINARY
     spawned = subprocess.run([sys.executable, "-c", SPAWN, BINARY, *arguments], stdout=subprocess.PIPE, text=True,
                              check=True)
     peak, status = spawned.stdout.split()

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/select.h"
+#include "engine/engine.h"
+#include "weights/tiny_file_testing.h"
+
+/// What the engine's tests share: a tiny model, requests, and an engine that remembers what it said.
+namespace fieldprint::engine::testing {
+
+using core::Request;
+using core::SequenceId;
+
+inline constexpr std::int32_t kEndToken = 2;
+inline constexpr std::int64_t kContext = 600;
+
+/// `count` letters of the tiny vocabulary after a sink.
+inline std::vector<std::int32_t> letters(std::size_t count, std::uint64_t seed) {
+  weights::testing::Noise noise(seed);
+  std::vector<std::int32_t> tokens = {1};
+  while (tokens.size() <= count) tokens.push_back(3 + static_cast<std::int32_t>(noise.next() % 26));
+  return tokens;
+}
+
+inline Request request(std::size_t prompt_letters, std::int32_t max_tokens, std::uint64_t seed = 1) {
+  Request out;
+  out.prompt = letters(prompt_letters, seed);
+  out.sampling = {.temperature = 1.0F, .seed = seed};
+  out.max_tokens = max_tokens;
+  out.logprobs = 2;
+  return out;
+}
+
+/// The same anchors for every seed.
+inline Request anchored(std::size_t anchor_letters, std::size_t prompt_letters, std::int32_t max_tokens,
+                        std::uint64_t seed) {
+  Request out = request(prompt_letters, max_tokens, seed);
+  const std::vector<std::int32_t> anchors = letters(anchor_letters, 99);
+  out.prompt.insert(out.prompt.begin() + 1, anchors.begin() + 1, anchors.end());
+  out.layout.anchor_tokens = static_cast<std::int64_t>(anchor_letters);
+  return out;
+}
+
+inline const weights::ModelFile& tiny_file() {
+  static const weights::testing::TinyFile tiny;
+  return tiny.file();
+}
+
+inline const tokenizer::Tokenizer& tiny_tokenizer() {
+  static const auto tokenizer = tokenizer::Tokenizer::make(tiny_file().vocabulary()).value();
+  return *tokenizer;
+}
+
+/// An engine over the tiny model that remembers what it said.
+class Served {
+ public:
+  explicit Served(const Options& options, const weights::ModelFile& file = tiny_file(),
+                  const tokenizer::Tokenizer& tokenizer = tiny_tokenizer())
+      : backend_(backend::select_backend("", 1).value()),
+        engine_(Engine::create(
+                    file, tokenizer, *backend_, options,
+                    {.text =
+                         [this](SequenceId id, std::string_view text) {
+                           streamed[id] += text;
+                           if (on_text) on_text(id);
+                         },
+                     .finished =
+                         [this](SequenceId id, core::Answer answer) {
+                           kv[id] = engine_->kv_bytes(id);
+                           order.push_back(id);
+                           answers.emplace(id, std::move(answer));
+                         },
+                     .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); }})
+                    .value()) {}
+
+  Engine& operator*() { return *engine_; }
+  Engine* operator->() { return engine_.get(); }
+  SequenceId submit(Request request) { return engine_->submit(std::move(request)).value(); }
+  void finish() {
+    while (engine_->step()) continue;
+  }
+  core::Answer answer(Request request) {
+    const SequenceId id = submit(std::move(request));
+    finish();
+    return answers.at(id);
+  }
+
+  std::map<SequenceId, std::string> streamed;
+  std::map<SequenceId, core::Answer> answers;
+  std::map<SequenceId, std::vector<std::uint8_t>> kv;
+  std::map<SequenceId, Error> errors;
+  std::vector<SequenceId> order;  ///< in which answers were finished
+  std::function<void(SequenceId)> on_text;
+
+ private:
+  std::unique_ptr<backend::Backend> backend_;
+  std::unique_ptr<Engine> engine_;
+};
+
+inline void expect_same(const core::Answer& a, const core::Answer& b) {
+  EXPECT_EQ(a.output, b.output);
+  EXPECT_EQ(a.text, b.text);
+  EXPECT_EQ(a.finish_reason, b.finish_reason);
+  EXPECT_EQ(a.blocks, b.blocks);
+  EXPECT_EQ(a.anchor_mass, b.anchor_mass);
+}
+
+}  // namespace fieldprint::engine::testing
