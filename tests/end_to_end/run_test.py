@@ -7,7 +7,7 @@ import subprocess
 import sys
 import unittest
 
-from command_line import BAD_USAGE, BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, model, run
+from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, model, run
 
 POLICY = "You are a courteous guide. Answer in one short sentence.\n"
 QUESTIONS = ["What is the capital of France?", "Name a colour of the rainbow.", "Write two lines about the sea."]
