@@ -14,8 +14,9 @@ void add_run_command(CLI::App& app, Action& action);
 void add_verify_command(CLI::App& app, Action& action);
 void add_eval_command(CLI::App& app, Action& action);
 void add_bench_command(CLI::App& app, Action& action);
-/// Part of the bench command.
+/// Parts of the bench command.
 void add_bench_attention_command(CLI::App& bench, Action& action);
+void add_bench_model_command(CLI::App& bench, Action& action);
 void add_doctor_command(CLI::App& app, Action& action);
 
 }  // namespace fieldprint::cli

@@ -8,11 +8,12 @@
 namespace fieldprint::weights {
 
 struct ModelFile::State {
-  std::unique_ptr<MappedFile> file;
   FpmContents contents;
+  std::shared_ptr<const void> memory;
+  std::int64_t bytes;
 };
 
-ModelFile::ModelFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ModelFile::ModelFile(State state) : state_(std::make_unique<State>(std::move(state))) {}
 ModelFile::~ModelFile() = default;
 
 Result<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path) {
@@ -20,8 +21,13 @@ Result<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path) {
   if (!file) return file.error();
   auto contents = read_fpm((*file)->bytes());
   if (!contents) return Error{contents.error().kind, fmt::format("{}: {}", path, contents.error().message)};
-  auto state = std::make_unique<State>(State{std::move(*file), std::move(*contents)});
-  return std::unique_ptr<ModelFile>(new ModelFile(std::move(state)));
+  const std::int64_t bytes = static_cast<std::int64_t>((*file)->bytes().size());
+  return make(std::move(*contents), std::move(*file), bytes);
+}
+
+std::unique_ptr<ModelFile> ModelFile::make(FpmContents contents, std::shared_ptr<const void> memory,
+                                           std::int64_t bytes) {
+  return std::unique_ptr<ModelFile>(new ModelFile({std::move(contents), std::move(memory), bytes}));
 }
 
 const Digest& ModelFile::digest() const { return state_->contents.digest; }
@@ -32,6 +38,6 @@ const backend::PackedWeight& ModelFile::output() const { return state_->contents
 const float* ModelFile::output_norm() const { return state_->contents.output_norm; }
 const tokenizer::Vocabulary& ModelFile::vocabulary() const { return state_->contents.vocabulary; }
 const std::string& ModelFile::manifest() const { return state_->contents.manifest; }
-std::int64_t ModelFile::file_bytes() const { return static_cast<std::int64_t>(state_->file->bytes().size()); }
+std::int64_t ModelFile::file_bytes() const { return state_->bytes; }
 
 }  // namespace fieldprint::weights

@@ -12,6 +12,8 @@
 
 namespace fieldprint::weights {
 
+struct FpmContents;
+
 enum class Architecture : std::uint8_t { kLlama = 0, kGemma3 = 1 };
 
 /// What a forward pass must know about a model besides its tensors.
@@ -74,8 +76,13 @@ class ModelFile {
   std::int64_t file_bytes() const;
 
  private:
+  friend Result<std::unique_ptr<ModelFile>> random_model(const ModelSpec&, backend::ActivationFormat,
+                                                         std::uint64_t);
+  /// `memory` is what the contents' pointers lead into.
+  static std::unique_ptr<ModelFile> make(FpmContents contents, std::shared_ptr<const void> memory,
+                                         std::int64_t bytes);
   struct State;
-  explicit ModelFile(std::unique_ptr<State> state);
+  explicit ModelFile(State state);
   std::unique_ptr<State> state_;
 };
 
