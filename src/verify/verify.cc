@@ -222,7 +222,7 @@ Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& 
   report.checks.push_back(check_output(body, *replayed, tokenizer));
   report.checks.push_back(check_mass(body, *replayed));
   report.checks.push_back(check_blocks(body, *replayed));
-  if (!options.kv.empty()) report.checks.push_back(check_kv_file(options.kv, body, replay, file.spec()));
+  if (options.kv) report.checks.push_back(check_kv_file(*options.kv, body, replay, file.spec()));
   report.verified = all_ok(report.checks);
   return report;
 }

@@ -317,7 +317,7 @@ TEST(Verify, KvBlocksKeptInAFileAreCheckedToTheByte) {
   const auto named = [&](const std::function<void(std::vector<std::uint8_t>&)>& change) {
     Options options;
     options.kv = sample().kv;
-    change(options.kv);
+    change(*options.kv);
     const Report report = llama().verify(receipt, options);
     const commit::Check* failure = report.first_failure();
     return failure == nullptr ? std::string() : failure->name + ": " + failure->detail;
@@ -345,6 +345,7 @@ TEST(Verify, KvBlocksKeptInAFileAreCheckedToTheByte) {
           .starts_with("kv[1]: block 1 of the file differs first in layer 0, KV head 0, value scale of "
                        "slot 3:"));
   EXPECT_TRUE(named([](auto& kv) { kv.pop_back(); }).starts_with("kv: the file has"));
+  EXPECT_TRUE(named([](auto& kv) { kv.clear(); }).starts_with("kv: the file has 0 bytes"));
 }
 
 }  // namespace
