@@ -38,7 +38,7 @@ void print_json(const std::string& path, const verify::Report& result) {
       {"tokens_replayed", result.tokens_replayed},
       {"tokens_per_s",
        result.seconds > 0 ? static_cast<double>(result.tokens_replayed) / result.seconds : 0}};
-  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  print_line(line);
 }
 
 void print_text(const std::string& path, const verify::Report& result, std::string_view backend) {

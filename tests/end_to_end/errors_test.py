@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from command_line import (BAD_USAGE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
+from command_line import (BAD_USAGE, DONE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
 
 
 class UsageTest(CommandLineTest):
@@ -103,6 +103,18 @@ class UsageTest(CommandLineTest):
     def test_a_bad_prompt_keeps_the_others_from_being_computed(self):
         path = self.write("prompts.jsonl", '{"prompt": "a"}\n{"id": "hot", "prompt": "b", "temperature": -1}\n')
         self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, "hot: temperature")
+
+    def test_a_message_that_nobody_can_read_keeps_the_exit_code(self):
+        def unwritable_stderr():
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+        self.assertEqual(BAD_USAGE, run("rnu", before=unwritable_stderr).status)
+
+    def test_a_path_that_is_no_utf8(self):
+        path = os.fsdecode(os.path.join(os.fsencode(self.folder), b"\xff.fpm"))
+        ended = run("model", "import", GGUF, "-o", path, "--json")
+        self.assertEqual(DONE, ended.status, ended.err)
+        self.assertIn("\ufffd.fpm", ended.lines()[0]["file"])
 
     def test_a_prompt_that_is_empty_or_longer_than_the_context(self):
         self.assert_fails(run("run", "-m", model(), "-p", ""), BAD_USAGE, "no tokens")
