@@ -203,4 +203,12 @@ void PreTokenizer::split_stage(std::size_t stage, std::string_view text, Match& 
   if (from < text.size()) split_stage(stage + 1, text.substr(from), match, emit);
 }
 
+std::string unicode_version() {
+  // With the terminating zero; the documentation asks for room for 24.
+  std::array<char, 24> text{};
+  const int written = pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, text.data());
+  CHECK(written > 0 && written <= static_cast<int>(text.size()), "pcre2_config gives {}", written);
+  return text.data();
+}
+
 }  // namespace fieldprint::tokenizer

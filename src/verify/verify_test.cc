@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
 #include "backend/select.h"
 #include "commit/fields.h"
 #include "commit/receipt_sample.h"
+#include "tokenizer/pre_tokenizer.h"
 #include "verify/generate_testing.h"
 #include "weights/tiny_file_testing.h"
 
@@ -244,6 +246,15 @@ TEST(Verify, AForgedLedgerDoesNotHideWhatReplayContradicts) {
     EXPECT_EQ(replay_names([&](Body& b) { b.output_tokens[i] = b.output_tokens[i] == 4 ? 5 : 4; }),
               fmt::format("output_tokens[{}]", i));
   }
+}
+
+TEST(Verify, TokensThatAreNotTheAnchorsTextAreReportedWithTheVersionOfUnicode) {
+  Body body = sample().body;
+  body.anchor_tokens[2] ^= 1;
+  const Report report = llama().verify(forged(body));
+  ASSERT_EQ(first_failure(report), "anchor_tokens");
+  EXPECT_NE(report.first_failure()->detail.find("Unicode " + tokenizer::unicode_version()),
+            std::string::npos);
 }
 
 TEST(Verify, AForgedLedgerDoesNotHideSettingsThatWouldHaveGivenAnotherAnswer) {
