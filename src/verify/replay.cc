@@ -106,7 +106,7 @@ Status Replay::pick_outputs(std::int64_t first_position, std::int32_t rows, Repl
                                      [&](std::span<const float> other) { model_.set_logits(row, other); }};
       const auto history = std::span<const std::int32_t>(tokens_).first(static_cast<std::size_t>(position));
       auto pick = sampler::pick(access, body_.sampling, history, -1);
-      if (!pick) return pick.error();
+      if (!pick) return refuted(pick.error().message);
       out.output.push_back(pick->token);
       if (layout_.anchor_tokens == 0) continue;
       const std::vector<float> mass = model_.anchor_mass(done + row);

@@ -154,7 +154,9 @@ TEST(Verify, AnswersMadeTokenByTokenVerifyOnEveryBackend) {
     Question hot = sampled();
     hot.sampling = {.temperature = 4.0F, .seed = 8};
     hot.max_tokens = 60;
-    for (Question question : {sampled(), greedy(), extended, hot}) {
+    Question unseen = sampled();
+    unseen.anchor_bounds = {0.0F, 0.0F};
+    for (Question question : {sampled(), greedy(), extended, hot, unseen}) {
       // The tiny Gemma has no control tokens to write its template with, and so no anchors.
       if (tiny == &gemma()) question.anchor.clear();
       const Receipt receipt = commit::sample::receipt_of(tiny->answer(question).body);
@@ -317,6 +319,27 @@ TEST(Verify, ValuesOutOfRangeAreNamedWithoutReplay) {
   EXPECT_EQ(named([](Receipt& r) { r.body.output_tokens[3] = -7; }), "output_tokens");
   EXPECT_EQ(named([](Receipt& r) { r.body.sampling.temperature = -1; }), "sampling.temperature");
   EXPECT_EQ(named([](Receipt& r) { r.body.anchor_bounds.floor = 2; }), "anchor_bounds.floor");
+  EXPECT_EQ(named([](Receipt& r) { r.body.anchor_bounds = {0.5F, 0.4F}; }), "anchor_bounds.floor");
+}
+
+// log2(e)/temperature would be infinite, and so would the logits that the penalty divides.
+TEST(Verify, SettingsThatCannotBeComputedAreNamedInAReceiptThatSomebodyCrafted) {
+  const auto named = [](const std::function<void(Body&)>& change) {
+    Receipt crafted = forged(sample().body);
+    change(crafted.body);
+    const Receipt read = commit::decode(commit::encode(crafted).value()).value();
+    EXPECT_EQ(read, crafted);
+    const Report report = llama().verify(read);
+    EXPECT_FALSE(report.verified);
+    EXPECT_EQ(report.tokens_replayed, 0);
+    const auto out_of_range = [](const commit::Check& c) { return !c.ok && c.detail.starts_with("must be"); };
+    const auto found = std::find_if(report.checks.begin(), report.checks.end(), out_of_range);
+    return found == report.checks.end() ? "(accepted)" : found->name;
+  };
+  EXPECT_EQ(named([](Body& b) { b.sampling.temperature = 4e-39F; }), "sampling.temperature");
+  EXPECT_EQ(named([](Body& b) { b.sampling.temperature = 0x1p-149F; }), "sampling.temperature");
+  EXPECT_EQ(named([](Body& b) { b.sampling.repetition_penalty = 1e-38F; }), "sampling.repetition_penalty");
+  EXPECT_EQ(named([](Body& b) { b.sampling.repetition_penalty = 1e38F; }), "sampling.repetition_penalty");
 }
 
 TEST(Verify, AHistoryLongerThanTheContextIsNamedWithoutReplay) {

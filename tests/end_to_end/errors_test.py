@@ -28,7 +28,7 @@ class UsageTest(CommandLineTest):
 
     def test_sampling_settings(self):
         for option, value, words in (
-                ("--temperature", "nan", ["temperature", "0 to 100"]), ("--temperature", "-1", ["temperature"]),
+                ("--temperature", "nan", ["temperature", "0.001 to 100"]), ("--temperature", "-1", ["temperature"]),
                 ("--temperature", "hot", ["--temperature", "hot"]), ("--top-p", "0", ["top-p", "at most 1"]),
                 ("--top-k", "-3", ["top-k"]), ("--min-p", "2", ["min-p"]),
                 ("--repetition-penalty", "0", ["repetition penalty"]), ("--seed", "-1", ["--seed"]),
@@ -38,6 +38,8 @@ class UsageTest(CommandLineTest):
             with self.subTest(option=option, value=value):
                 self.assert_refused(option + "=" + value, words=words)
         self.assert_refused("--stop", "", words=["stop string", "empty"])
+        self.assert_refused("--stop", "x" * 4097, words=["stop string", "4096"])
+        self.assert_refused("--temperature", "1e-39", words=["temperature", "0.001 to 100"])
 
     def test_sizes(self):
         for option, value, words in (
@@ -115,6 +117,10 @@ class UsageTest(CommandLineTest):
         ended = run("model", "import", GGUF, "-o", path, "--json")
         self.assertEqual(DONE, ended.status, ended.err)
         self.assertIn("\ufffd.fpm", ended.lines()[0]["file"])
+
+    def test_an_answer_longer_than_any_receipt(self):
+        path = self.write("prompts.jsonl", '{"id": "long", "prompt": "a", "n": 2000000}\n')
+        self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, "long: ", "1 to 1048576")
 
     def test_a_prompt_that_is_empty_or_longer_than_the_context(self):
         self.assert_fails(run("run", "-m", model(), "-p", ""), BAD_USAGE, "no tokens")
