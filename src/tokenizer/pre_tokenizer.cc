@@ -7,7 +7,7 @@
 #include <span>
 
 #include "base/check.h"
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 namespace fieldprint::tokenizer {
 namespace {
@@ -180,10 +180,10 @@ void PreTokenizer::split(std::string_view text, const std::function<void(std::st
   std::size_t begin = 0;
   while (begin < text.size()) {
     std::size_t end = begin;
-    for (std::size_t length; (length = utf8::character(text.substr(end, 4))) != 0;) end += length;
+    for (std::size_t length; (length = utf8_character(text.substr(end, 4))) != 0;) end += length;
     if (end > begin) split_stage(0, text.substr(begin, end - begin), match, emit);
     begin = end;
-    while (end < text.size() && utf8::character(text.substr(end, 4)) == 0) ++end;
+    while (end < text.size() && utf8_character(text.substr(end, 4)) == 0) ++end;
     if (end > begin) emit(text.substr(begin, end - begin));
     begin = end;
   }
