@@ -27,7 +27,7 @@ class Backend {
 
   virtual std::string_view name() const = 0;
 
-  /// 64-byte aligned device memory, not initialised and not touched; never null (stops the process instead).
+  /// 64-byte aligned device memory, not initialised and not touched; never null: throws std::bad_alloc.
   virtual std::uint8_t* allocate(std::int64_t bytes) = 0;
   virtual void release(std::uint8_t* memory) = 0;
   /// Where the device reads `bytes` bytes of constant host data: the same address, or a copy that lives as

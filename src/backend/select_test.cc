@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <optional>
+#include <set>
+#include <sstream>
 
 namespace fieldprint::backend {
 namespace {
@@ -37,6 +41,20 @@ TEST(SelectBackend, ScalarRunsEverywhereAndIsTheSlowest) {
   const std::vector<std::string> names = available_backends();
   ASSERT_FALSE(names.empty());
   EXPECT_EQ(names.back(), "scalar");
+}
+
+TEST(SelectBackend, Avx2IsOfferedWhereTheKernelSeesAllThatItsKernelsUse) {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::set<std::string> flags;
+  for (std::string line; std::getline(cpuinfo, line) && flags.empty();) {
+    if (!line.starts_with("flags")) continue;
+    std::istringstream words(line.substr(line.find(':') + 1));
+    flags.insert(std::istream_iterator<std::string>(words), {});
+  }
+  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo lists no flags";
+  const std::vector<std::string> names = available_backends();
+  const bool offered = std::find(names.begin(), names.end(), "avx2") != names.end();
+  EXPECT_EQ(offered, flags.contains("avx2") && flags.contains("fma") && flags.contains("f16c"));
 }
 
 TEST(SelectBackend, EveryAvailableOneCanBeChosenByName) {

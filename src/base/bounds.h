@@ -31,6 +31,11 @@ inline constexpr std::int64_t kMaxStepTokens = 8192;  ///< tokens in one step
 inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
+// Within these, log2(e)/temperature is finite and a penalty takes no logit of a sound model to infinity or 0.
+inline constexpr float kMinTemperature = 1e-3F;  ///< of those that are not 0
+inline constexpr float kMaxTemperature = 100;
+inline constexpr float kMinRepetitionPenalty = 1e-2F;
+inline constexpr float kMaxRepetitionPenalty = 100;
 
 // Ledger.
 inline constexpr std::int64_t kMaxNoteBytes = 1 << 20;  ///< a signed note with all its signatures

@@ -13,28 +13,9 @@
 namespace fieldprint {
 namespace {
 
-std::string reason(int error) { return std::generic_category().message(error); }
-
 Error failed(std::string_view what, const std::string& path, int error) {
-  return environment_error(fmt::format("cannot {} {}: {}", what, path, reason(error)));
+  return environment_error(fmt::format("cannot {} {}: {}", what, path, system_reason(error)));
 }
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  bool valid() const { return fd_ >= 0; }
-  // Closing reports the write errors of some network file systems, so it is checked where data was written.
-  int close() { return ::close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 int open_retrying(const char* path, int flags, mode_t mode = 0) {
   int fd = -1;
@@ -96,6 +77,10 @@ Status write_temporary(const TemporaryFile& temporary, const std::string& target
 
 }  // namespace
 
+std::string system_reason(int error) { return std::generic_category().message(error); }
+
+int Descriptor::close() { return ::close(std::exchange(fd_, -1)); }
+
 Status sync_folder_of(const std::string& path) {
   const std::string folder = folder_of(path);
   const Descriptor fd(open_retrying(folder.c_str(), O_RDONLY | O_DIRECTORY));
@@ -106,7 +91,7 @@ Status sync_folder_of(const std::string& path) {
 
 Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_t max_bytes) {
   const Descriptor fd(open_retrying(path.c_str(), O_RDONLY | O_NONBLOCK));
-  if (!fd.valid()) return caller_error(fmt::format("cannot open {}: {}", path, reason(errno)));
+  if (!fd.valid()) return caller_error(fmt::format("cannot open {}: {}", path, system_reason(errno)));
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return failed("examine", path, errno);
   if (!S_ISREG(info.st_mode)) return caller_error(fmt::format("{} is not a regular file", path));

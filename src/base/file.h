@@ -12,6 +12,27 @@
 
 namespace fieldprint {
 
+/// What an errno means, in the words of the operating system.
+std::string system_reason(int error);
+
+/// A file descriptor that is closed on every way out; negative: none.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (valid()) close();
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+  /// As close(2): it reports the write errors of some network file systems, so look where data was written.
+  int close();
+
+ private:
+  int fd_;
+};
+
 /// The whole of a regular file. A file that is missing, unreadable, no regular file or longer than
 /// `max_bytes` is the caller's error; a failing read is the environment's.
 Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_t max_bytes);

@@ -3,6 +3,9 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <new>
+#include <system_error>
+#include <utility>
 
 #include "base/check.h"
 
@@ -14,9 +17,20 @@ constexpr int kSpins = 2000;
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads)
+    : ThreadPool(threads, [](std::function<void()> work) { return std::thread(std::move(work)); }) {}
+
+ThreadPool::ThreadPool(int threads, const Start& start) {
   CHECK(threads >= 1 && threads < static_cast<int>(kMembers), "a pool of {} threads", threads);
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  workers_.reserve(static_cast<std::size_t>(threads - 1));
+  // A limit on threads or memory is no reason to give up: fewer threads give the same result, later.
+  try {
+    for (int i = 1; i < threads; ++i) workers_.push_back(start([this] { work(); }));
+  } catch (const std::system_error&) {
+    return;
+  } catch (const std::bad_alloc&) {
+    return;
+  }
 }
 
 ThreadPool::~ThreadPool() {

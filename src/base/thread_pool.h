@@ -16,12 +16,18 @@ class ThreadPool {
  public:
   using Body = std::function<void(std::int64_t begin, std::int64_t end)>;
 
-  /// `threads` ≥ 1, the caller included.
+  /// Starts a thread that runs `work`, or throws as the constructor of std::thread does.
+  using Start = std::function<std::thread(std::function<void()> work)>;
+
+  /// `threads` ≥ 1, the caller included. Where the operating system gives no more threads, the pool has
+  /// fewer.
   explicit ThreadPool(int threads);
+  ThreadPool(int threads, const Start& start);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  /// The threads there are, the caller included.
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// Runs body(begin, end) over [0, count) in ranges of at most `grain` items taken from a shared counter,

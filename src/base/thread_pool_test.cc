@@ -5,7 +5,9 @@
 #include <atomic>
 #include <chrono>
 #include <mutex>
+#include <new>
 #include <set>
+#include <system_error>
 
 namespace fieldprint {
 namespace {
@@ -111,6 +113,27 @@ TEST(ThreadPool, AllThreadsTakePartInALongRegion) {
 
 TEST(ThreadPool, CanBeMadeAndDroppedWithoutARegion) {
   for (int i = 0; i < 50; ++i) ThreadPool pool(1 + i % 8);
+}
+
+TEST(ThreadPool, HasFewerThreadsWhereTheSystemGivesNoMore) {
+  const auto out_of_threads = [] {
+    throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again));
+  };
+  const auto out_of_memory = [] { throw std::bad_alloc(); };
+  for (const std::function<void()>& fail : {std::function<void()>(out_of_threads), {out_of_memory}}) {
+    for (int most = 0; most < 4; ++most) {
+      int started = 0;
+      ThreadPool pool(8, [&](std::function<void()> work) {
+        if (started == most) fail();
+        ++started;
+        return std::thread(std::move(work));
+      });
+      EXPECT_EQ(pool.size(), most + 1);
+      for (int region = 0; region < 20; ++region) {
+        EXPECT_EQ(counts(pool, 500, 2), std::vector<int>(500, 1)) << most;
+      }
+    }
+  }
 }
 
 TEST(ThreadPool, CanBeDroppedRightAfterARegion) {

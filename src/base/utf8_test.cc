@@ -26,5 +26,15 @@ TEST(Utf8, RefusesOverlongSurrogateTruncatedAndStrayBytes) {
   }
 }
 
+TEST(Utf8, TheFirstCharacterEndsWhereTheNextBegins) {
+  EXPECT_EQ(utf8_character(""), 0U);
+  EXPECT_EQ(utf8_character("az"), 1U);
+  EXPECT_EQ(utf8_character("\xc3\xa9z"), 2U);
+  EXPECT_EQ(utf8_character("\xe2\x82\xacz"), 3U);
+  EXPECT_EQ(utf8_character("\xf0\x9f\x98\x80z"), 4U);
+  EXPECT_EQ(utf8_character("\xa9z"), 0U);
+  EXPECT_EQ(utf8_character("\xe2\x82"), 0U);
+}
+
 }  // namespace
 }  // namespace fieldprint

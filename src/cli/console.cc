@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 namespace fieldprint::cli {
 namespace {
@@ -13,8 +14,10 @@ constexpr std::chrono::milliseconds kRedraw{200};
 
 }  // namespace
 
-int report(const Error& error) {
-  fmt::print(stderr, "fieldprint: {}\n", error.message);
+int report(const Error& error) noexcept {
+  std::fputs("fieldprint: ", stderr);
+  std::fwrite(error.message.data(), 1, error.message.size(), stderr);
+  std::fputs("\n", stderr);
   switch (error.kind) {
     case ErrorKind::kRefuted:
       return kRefuted;
@@ -24,6 +27,10 @@ int report(const Error& error) {
       return kEnvironmentFailed;
   }
   return kEnvironmentFailed;
+}
+
+void print_line(const nlohmann::json& value) {
+  fmt::print("{}\n", value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 Progress::Progress(std::string what, std::string unit)

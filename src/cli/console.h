@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
@@ -15,8 +16,12 @@ inline constexpr int kRefuted = 1;
 inline constexpr int kBadUsage = 2;
 inline constexpr int kEnvironmentFailed = 3;
 
-/// Prints the error to stderr and returns its exit code.
-int report(const Error& error);
+/// Prints the error to stderr and returns its exit code. Throws nothing, even where stderr cannot be written.
+int report(const Error& error) noexcept;
+
+/// Prints a value as one line on stdout. Text that is no UTF-8, as a path may be, is shown with replacement
+/// characters.
+void print_line(const nlohmann::json& value);
 
 /// A progress line on stderr, redrawn a few times a second while stderr is a terminal; nothing in a pipe.
 class Progress {

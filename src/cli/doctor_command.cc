@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "exact/format.h"
+#include "tokenizer/pre_tokenizer.h"
 
 namespace fieldprint::cli {
 namespace {
@@ -18,13 +19,17 @@ int doctor(bool json) {
   const unsigned cores = std::thread::hardware_concurrency();
   const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   if (json) {
-    const nlohmann::json line = {
-        {"canon", exact::kCanonVersion}, {"backends", backends}, {"cores", cores}, {"memory_bytes", memory}};
-    fmt::print("{}\n", line.dump());
+    const nlohmann::json line = {{"canon", exact::kCanonVersion},
+                                 {"unicode", tokenizer::unicode_version()},
+                                 {"backends", backends},
+                                 {"cores", cores},
+                                 {"memory_bytes", memory}};
+    print_line(line);
     return kDone;
   }
-  fmt::print("arithmetic  {}\ncores       {}\nmemory      {:.1f} GiB\nbackends    ", exact::kCanonVersion,
-             cores, static_cast<double>(memory) / static_cast<double>(1LL << 30));
+  fmt::print("arithmetic  {}\nunicode     {}\ncores       {}\nmemory      {:.1f} GiB\nbackends    ",
+             exact::kCanonVersion, tokenizer::unicode_version(), cores,
+             static_cast<double>(memory) / static_cast<double>(1LL << 30));
   for (const std::string& name : backends)
     fmt::print("{}{}", name, name == backends.front() ? " (default)  " : "  ");
   fmt::print("\n");

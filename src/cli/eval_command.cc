@@ -37,7 +37,7 @@ void print(const PerplexityCommand& command, const eval::PerplexityReport& resul
                                  {"top1_agreement", result.top1_agreement},
                                  {"divergence", result.divergence},
                                  {"float32_weights", against}};
-    fmt::print("{}\n", line.dump());
+    print_line(line);
     return;
   }
   fmt::print("perplexity  canonical {:.4f}, float32 {:.4f} ({}), ratio {:.5f}\n", result.canonical,

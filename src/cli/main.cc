@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <exception>
 #include <new>
 #include <system_error>
 
@@ -32,8 +33,11 @@ int act(const Action& action) {
     return report(environment_error(
         "out of memory; ask for fewer --kv-blocks, a smaller --batch or --prefill-chunk, or fewer tokens"));
   } catch (const std::system_error& error) {
-    // fmt::print throws it, and nothing else that runs here.
+    // fmt::print throws it, and nothing else that runs here: paths are opened by calls that return their
+    // errors, and a thread pool makes do with the threads it gets.
     return report(cannot_print(error.code()));
+  } catch (const std::exception& error) {
+    return report(environment_error(fmt::format("unexpected failure: {}", error.what())));
   }
 }
 

@@ -34,7 +34,7 @@ int import_model(const ImportOptions& options) {
   if (options.json) {
     const nlohmann::json line = {
         {"model_digest", digest}, {"file", options.out}, {"bytes", (*file)->file_bytes()}};
-    fmt::print("{}\n", line.dump());
+    print_line(line);
   } else {
     fmt::print("{}\n", digest);
   }
@@ -44,12 +44,13 @@ int import_model(const ImportOptions& options) {
 int show_model(const std::string& path, bool json) {
   auto file = weights::ModelFile::open(path);
   if (!file) return report(file.error());
-  nlohmann::json manifest = nlohmann::json::parse((*file)->manifest());
+  // ModelFile::open saw that it is JSON.
+  const auto manifest = nlohmann::json::parse((*file)->manifest(), nullptr, false);
   if (json) {
     const nlohmann::json line = {{"model_digest", to_hex((*file)->digest())},
                                  {"bytes", (*file)->file_bytes()},
                                  {"manifest", manifest}};
-    fmt::print("{}\n", line.dump());
+    print_line(line);
     return kDone;
   }
   const weights::ModelSpec& spec = (*file)->spec();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "backend/select.h"
 #include "base/bounds.h"
@@ -20,7 +21,7 @@ struct VerifyOptions {
   std::string model;
   std::string backend;
   int threads = 0;
-  std::string kv;
+  std::optional<std::string> kv;
   std::vector<std::string> keys;
   bool json = false;
 };
@@ -37,7 +38,7 @@ void print_json(const std::string& path, const verify::Report& result) {
       {"tokens_replayed", result.tokens_replayed},
       {"tokens_per_s",
        result.seconds > 0 ? static_cast<double>(result.tokens_replayed) / result.seconds : 0}};
-  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  print_line(line);
 }
 
 void print_text(const std::string& path, const verify::Report& result, std::string_view backend,
@@ -56,7 +57,7 @@ void print_text(const std::string& path, const verify::Report& result, std::stri
 }
 
 int verify_receipts(const VerifyOptions& options) {
-  if (!options.kv.empty() && options.receipts.size() > 1) {
+  if (options.kv && options.receipts.size() > 1) {
     return report(caller_error("--kv holds the blocks of one answer; give its receipt alone"));
   }
   auto backend = backend::select_backend(options.backend, options.threads);
@@ -71,8 +72,8 @@ int verify_receipts(const VerifyOptions& options) {
     if (!key) return report(key.error());
     settings.trusted.push_back(std::move(*key));
   }
-  if (!options.kv.empty()) {
-    auto kv = read_file(options.kv, std::int64_t{1} << 40);
+  if (options.kv) {
+    auto kv = read_file(*options.kv, std::int64_t{1} << 40);
     if (!kv) return report(kv.error());
     settings.kv = std::move(*kv);
   }

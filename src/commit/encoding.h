@@ -9,7 +9,8 @@
 #include "commit/cbor.h"
 #include "commit/fields.h"
 
-/// How each type of field is written. Values are in range (find_invalid) before they get here.
+/// How each type of field is written. Values are in the format's limits (find_malformed) before they get
+/// here.
 namespace fieldprint::commit::detail {
 
 inline void put(CborWriter& w, std::uint32_t value) { w.unsigned_integer(value); }

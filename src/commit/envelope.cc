@@ -129,9 +129,10 @@ Status seal(Receipt& receipt) {
 }
 
 std::vector<Check> check_envelope(const Receipt& receipt, std::span<const ledger::VerifierKey> trusted) {
-  if (const auto invalid = find_invalid(receipt)) return {{invalid->field, false, invalid->problem}};
+  if (const auto malformed = find_malformed(receipt)) return {{malformed->field, false, malformed->problem}};
   std::vector<Check> out;
   check_fields(receipt, out);
+  if (const auto invalid = find_invalid(receipt)) out.push_back({invalid->field, false, invalid->problem});
   check_digests(receipt.body, out);
   check_ledger(receipt, trusted, out);
   return out;

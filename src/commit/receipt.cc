@@ -202,7 +202,7 @@ Result<Digest> commit_digest(const Body& body) {
 }
 
 Result<Bytes> encode(const Receipt& receipt) {
-  if (const auto invalid = find_invalid(receipt)) return field_error(*invalid);
+  if (const auto malformed = find_malformed(receipt)) return field_error(*malformed);
   Bytes bytes = detail::encoded(receipt);
   if (std::cmp_greater(bytes.size(), bounds::kMaxReceiptBytes)) {
     return caller_error(

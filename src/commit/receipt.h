@@ -72,11 +72,12 @@ Result<Bytes> encode_body(const Body& body);
 /// The body's leaf hash in the ledger: what a later body names as its parent.
 Result<Digest> commit_digest(const Body& body);
 
-/// The receipt in the same encoding, the body as a map inside.
+/// The receipt in the same encoding, the body as a map inside. Settings may be out of their ranges, so that a
+/// receipt that states such can be read and refuted; what the format cannot hold is the caller's error.
 Result<Bytes> encode(const Receipt& receipt);
 
-/// The inverse of encode, strict: exactly the known fields, of their types, in range, in the deterministic
-/// encoding. Errors name the field.
+/// The inverse of encode, strict: exactly the known fields, of their types, within the format's limits, in
+/// the deterministic encoding. Errors name the field.
 Result<Receipt> decode(std::span<const std::uint8_t> bytes);
 
 /// A readable view of everything in the receipt: digests in hexadecimal, floats with their bits. Not meant to

@@ -49,7 +49,7 @@ Json view(const T& value) {
 }  // namespace
 
 Result<std::string> to_json(const Receipt& receipt) {
-  if (const auto invalid = find_invalid(receipt)) return field_error(*invalid);
+  if (const auto malformed = find_malformed(receipt)) return field_error(*malformed);
   return view(receipt).dump(2) + "\n";
 }
 

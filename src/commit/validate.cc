@@ -6,6 +6,7 @@
 
 #include "base/bounds.h"
 #include "base/utf8.h"
+#include "core/settings.h"
 
 namespace fieldprint::commit {
 namespace {
@@ -33,6 +34,8 @@ class Validator {
         field, fmt::format("token ids must be from 0 to {}", bounds::kMaxVocab - 1));
   }
 
+  void finite(float value, std::string_view field) { require(std::isfinite(value), field, "must be finite"); }
+
   // NaN fails every comparison, and so every range.
   void range(float value, float low, float high, std::string_view field) {
     require(value >= low && value <= high, field, fmt::format("must be from {} to {}", low, high));
@@ -51,23 +54,15 @@ void check_anchors(Validator& v, const Body& body) {
     v.at_most(body.anchors[i].canonical.size(), bounds::kMaxAnchorBytes + kHeadBytes,
               fmt::format("anchors[{}].canonical", i), "bytes");
   }
-  v.require(body.anchor_bounds.floor >= 0 && body.anchor_bounds.floor < 1, "anchor_bounds.floor",
-            "must be at least 0 and below 1");
-  v.require(body.anchor_bounds.ceiling > 0 && body.anchor_bounds.ceiling <= 1, "anchor_bounds.ceiling",
-            "must be above 0 and at most 1");
 }
 
-void check_sampling(Validator& v, const Body& body) {
-  const SamplingSettings& s = body.sampling;
-  v.require(s.temperature >= 0 && std::isfinite(s.temperature), "sampling.temperature", "must be at least 0");
-  v.require(s.top_k >= 0 && s.top_k <= bounds::kMaxTopK, "sampling.top_k",
-            fmt::format("must be from 0 to {}", bounds::kMaxTopK));
-  v.require(s.top_p > 0 && s.top_p <= 1, "sampling.top_p", "must be above 0 and at most 1");
-  v.range(s.min_p, 0, 1, "sampling.min_p");
-  v.require(s.repetition_penalty > 0 && std::isfinite(s.repetition_penalty), "sampling.repetition_penalty",
-            "must be above 0");
-  v.require(body.max_tokens >= 0 && body.max_tokens <= bounds::kMaxContext, "max_tokens",
-            fmt::format("must be from 0 to {}", bounds::kMaxContext));
+void check_settings(Validator& v, const Body& body) {
+  v.finite(body.anchor_bounds.floor, "anchor_bounds.floor");
+  v.finite(body.anchor_bounds.ceiling, "anchor_bounds.ceiling");
+  v.finite(body.sampling.temperature, "sampling.temperature");
+  v.finite(body.sampling.top_p, "sampling.top_p");
+  v.finite(body.sampling.min_p, "sampling.min_p");
+  v.finite(body.sampling.repetition_penalty, "sampling.repetition_penalty");
   v.at_most(body.stop.size(), bounds::kMaxStopStrings, "stop", "stop strings");
   for (std::size_t i = 0; i < body.stop.size(); ++i) {
     v.text(body.stop[i], bounds::kMaxStopStringBytes, fmt::format("stop[{}]", i));
@@ -98,7 +93,7 @@ void check_body(Validator& v, const Body& body) {
   v.tokens(body.sink_tokens, "sink_tokens");
   v.tokens(body.anchor_tokens, "anchor_tokens");
   v.tokens(body.context_tokens, "context_tokens");
-  check_sampling(v, body);
+  check_settings(v, body);
   v.tokens(body.output_tokens, "output_tokens");
   v.require(body.finish_reason <= core::FinishReason::kLength, "finish_reason",
             "must be 0 (stop) or 1 (length)");
@@ -109,15 +104,21 @@ void check_body(Validator& v, const Body& body) {
   }
 }
 
+std::optional<FieldError> find_invalid_setting(const Body& body) {
+  auto invalid = core::find_invalid(body.anchor_bounds, body.sampling, body.max_tokens, body.stop);
+  if (!invalid) return std::nullopt;
+  return FieldError{std::move(invalid->field), std::move(invalid->problem)};
+}
+
 }  // namespace
 
-std::optional<FieldError> find_invalid(const Body& body) {
+std::optional<FieldError> find_malformed(const Body& body) {
   Validator v;
   check_body(v, body);
   return v.first();
 }
 
-std::optional<FieldError> find_invalid(const Receipt& receipt) {
+std::optional<FieldError> find_malformed(const Receipt& receipt) {
   constexpr std::int64_t kMaxFieldCheckBytes = 1024;
   constexpr std::int64_t kMaxKeyTextBytes = bounds::kMaxKeyNameBytes + 64;
   Validator v;
@@ -127,6 +128,16 @@ std::optional<FieldError> find_invalid(const Receipt& receipt) {
   v.text(receipt.verifier_key, kMaxKeyTextBytes, "verifier_key");
   v.at_most(receipt.field_checks.size(), kMaxFieldCheckBytes, "field_checks", "bytes");
   return v.first();
+}
+
+std::optional<FieldError> find_invalid(const Body& body) {
+  if (auto malformed = find_malformed(body)) return malformed;
+  return find_invalid_setting(body);
+}
+
+std::optional<FieldError> find_invalid(const Receipt& receipt) {
+  if (auto malformed = find_malformed(receipt)) return malformed;
+  return find_invalid_setting(receipt.body);
 }
 
 Error field_error(const FieldError& error) {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/bounds.h"
+#include "core/settings.h"
 #include "exact/format.h"
 #include "kv/backend_memory.h"
 
@@ -64,6 +65,7 @@ Engine::~Engine() {
 Status Engine::check(const core::Request& request) const {
   const std::int64_t prompt = static_cast<std::int64_t>(request.prompt.size());
   if (prompt == 0) return caller_error("the prompt has no tokens");
+  if (request.layout.anchor_tokens < 0) return caller_error("the number of anchor tokens is negative");
   if (request.layout.anchor_tokens > prompt - 1)
     return caller_error("the prompt is shorter than its anchors");
   if (request.layout.anchor_tokens > 0 && prompt == request.layout.preface_tokens()) {
@@ -78,24 +80,11 @@ Status Engine::check(const core::Request& request) const {
     if (token < 0 || token >= file_.spec().vocab)
       return caller_error(fmt::format("there is no token {}", token));
   }
-  if (request.max_tokens < 1) return caller_error("the number of tokens to generate must be at least 1");
-  const auto share = [](float x) { return x >= 0.0F && x <= 1.0F; };
-  const core::AnchorBounds& anchors = request.anchor_bounds;
-  if (!share(anchors.floor) || !share(anchors.ceiling) || anchors.floor >= 1.0F ||
-      anchors.floor > anchors.ceiling) {
-    return caller_error(
-        "the anchor floor must be at least 0, below 1 and not above the ceiling, which is at most 1");
-  }
-  if (static_cast<std::int64_t>(request.stop.size()) > bounds::kMaxStopStrings) {
-    return caller_error(fmt::format("at most {} stop strings can be given", bounds::kMaxStopStrings));
-  }
-  for (const std::string& stop : request.stop) {
-    if (stop.empty()) return caller_error("a stop string is empty");
-  }
+  if (const auto invalid = core::find_invalid(request)) return caller_error(invalid->message());
   if (request.logprobs > bounds::kMaxLogprobs) {
     return caller_error(fmt::format("at most {} alternatives can be reported a token", bounds::kMaxLogprobs));
   }
-  return sampler::check(request.sampling);
+  return {};
 }
 
 Result<core::SequenceId> Engine::submit(core::Request request) {

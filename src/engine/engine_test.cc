@@ -243,12 +243,16 @@ TEST(Engine, RequestsThatNoStepCouldServeAreRefusedWithTheReason) {
   names(refusal([](Request& r) { r.prompt = letters(kContext, 1); }), "context holds 600");
   names(refusal([](Request& r) { r.prompt[3] = 32; }), "no token 32");
   names(refusal([](Request& r) { r.prompt[3] = -1; }), "no token -1");
-  names(refusal([](Request& r) { r.max_tokens = 0; }), "at least 1");
+  names(refusal([](Request& r) { r.max_tokens = 0; }), "from 1 to 1048576");
+  names(refusal([](Request& r) { r.max_tokens = 2000000; }), "from 1 to 1048576");
   names(refusal([](Request& r) { r.layout.anchor_tokens = 11; }), "shorter than its anchors");
   names(refusal([](Request& r) { r.layout.anchor_tokens = 10; }), "no text of its own");
+  names(refusal([](Request& r) { r.layout.anchor_tokens = -1; }), "negative");
   names(refusal([](Request& r) { r.anchor_bounds.floor = 1.0F; }), "anchor floor");
   names(refusal([](Request& r) { r.anchor_bounds = {0.5F, 0.25F}; }), "anchor floor");
-  names(refusal([](Request& r) { r.stop = {""}; }), "stop string is empty");
+  names(refusal([](Request& r) { r.stop = {""}; }), "stop string 1 is empty");
+  names(refusal([](Request& r) { r.stop = {"x", std::string(4097, 'x')}; }), "stop string 2 has 4097 bytes");
+  names(refusal([](Request& r) { r.stop = {"\xff"}; }), "stop string 1 is not UTF-8");
   names(refusal([](Request& r) { r.stop.assign(bounds::kMaxStopStrings + 1, "x"); }), "at most 16 stop");
   names(refusal([](Request& r) { r.logprobs = bounds::kMaxLogprobs + 1; }), "at most 20 alternatives");
   names(refusal([](Request& r) { r.sampling.temperature = -1.0F; }), "temperature");

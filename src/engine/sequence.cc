@@ -1,18 +1,13 @@
 #include "engine/sequence.h"
 
+#include "core/anchor_mass.h"
+
 namespace fieldprint::engine {
 
-void Sequence::add_mass(const std::vector<float>& by_layer) {
-  mass_sum.resize(by_layer.size());
-  for (std::size_t i = 0; i < by_layer.size(); ++i) mass_sum[i] += static_cast<double>(by_layer[i]);
-}
+void Sequence::add_mass(const std::vector<float>& by_layer) { core::add_anchor_mass(mass_sum, by_layer); }
 
 std::vector<float> Sequence::mean_mass() const {
-  std::vector<float> mean;
-  for (const double sum : mass_sum) {
-    mean.push_back(static_cast<float>(sum / static_cast<double>(answer.output.size())));
-  }
-  return mean;
+  return core::mean_anchor_mass(mass_sum, static_cast<std::int64_t>(answer.output.size()));
 }
 
 std::vector<core::BlockRecord> Sequence::block_records() const {

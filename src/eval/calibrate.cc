@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <span>
 
 #include "eval/calibration_text.h"
@@ -82,11 +85,26 @@ struct Distribution {
   float maximum = 0;
 };
 
-std::vector<Distribution> distributions(model::Model& model) {
+/// Nothing where a logit is NaN or the largest is infinite. What the last layer, its norm and the output
+/// overflow to shows only here: forward() looks at what a layer reads.
+std::optional<float> finite_maximum(std::span<const float> logits) {
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (const float logit : logits) {
+    if (std::isnan(logit)) return std::nullopt;
+    maximum = std::max(maximum, logit);
+  }
+  if (!std::isfinite(maximum)) return std::nullopt;
+  return maximum;
+}
+
+/// Nothing where a row is not finite.
+std::optional<std::vector<Distribution>> distributions(model::Model& model) {
   std::vector<Distribution> rows;
   const std::size_t vocab = static_cast<std::size_t>(model.spec().vocab);
   for (std::size_t row = 0; row < kLogitRows; ++row) {
     const auto logits = model.logits(static_cast<std::int32_t>(row), 1);
+    const std::optional<float> maximum = finite_maximum(logits.first(vocab));
+    if (!maximum) return std::nullopt;
     Distribution d;
     d.logits.assign(logits.begin(), logits.begin() + static_cast<std::ptrdiff_t>(vocab));
     const auto p = model.probabilities(0, exact::kLog2E);
@@ -94,20 +112,21 @@ std::vector<Distribution> distributions(model::Model& model) {
     std::uint64_t sum = 0;
     for (const std::int32_t value : d.p) sum += static_cast<std::uint64_t>(value);
     d.log2_sum = exact::log2_of(sum) - 30.0;
-    d.maximum = *std::max_element(d.logits.begin(), d.logits.end());
+    d.maximum = *maximum;
     rows.push_back(std::move(d));
   }
   return rows;
 }
 
-/// Mean Kullback-Leibler divergence of `trial` from `base`, nats a row.
+/// Mean Kullback-Leibler divergence of `trial` from `base`, nats a row; infinite where `trial` is not finite.
 double divergence(std::span<const Distribution> base, model::Model& trial) {
   constexpr double kLn2 = 0.6931471805599453;
   double total = 0;
   for (std::size_t row = 0; row < base.size(); ++row) {
     const Distribution& b = base[row];
     const auto logits = trial.logits(static_cast<std::int32_t>(row), 1);
-    const float maximum = *std::max_element(logits.begin(), logits.end());
+    const std::optional<float> maximum = finite_maximum(logits);
+    if (!maximum) return std::numeric_limits<double>::infinity();
     std::uint64_t sum = 0;
     for (const std::int32_t value : trial.probabilities(0, exact::kLog2E))
       sum += static_cast<std::uint64_t>(value);
@@ -115,8 +134,9 @@ double divergence(std::span<const Distribution> base, model::Model& trial) {
     double weighted = 0;
     double mass = 0;
     for (std::size_t i = 0; i < b.p.size(); ++i) {
+      if (b.p[i] == 0) continue;
       const double ours = static_cast<double>(b.logits[i] - b.maximum);
-      const double theirs = static_cast<double>(logits[i] - maximum);
+      const double theirs = static_cast<double>(logits[i] - *maximum);
       weighted += b.p[i] * (ours - theirs);
       mass += b.p[i];
     }
@@ -158,13 +178,14 @@ Result<weights::Calibration> calibrate(const weights::ModelFile& draft, backend:
   for (std::int32_t layer = 0; layer < draft.spec().layers; ++layer) {
     add_key_offsets(runner, positions, draft, layer, calibration.k_offset);
   }
-  const std::vector<Distribution> base = distributions(runner.model());
+  const std::optional<std::vector<Distribution>> base = distributions(runner.model());
+  if (!base) return overflow_error();
   for (const LinearRole role : kRoles) {
     weights::Calibration::Choice choice{ActivationFormat::kA16, 0};
     if (has_w8r(draft, role)) {
       runner.model().use_activation(role, ActivationFormat::kA8);
       if (Status status = runner.forward(tokens, kLogitRows); !status) return status.error();
-      choice.divergence = divergence(base, runner.model());
+      choice.divergence = divergence(*base, runner.model());
       if (choice.divergence <= kMostDivergence) choice.format = ActivationFormat::kA8;
       runner.model().use_activation(role, ActivationFormat::kA16);
     }

@@ -18,11 +18,10 @@
 
 namespace fieldprint::eval::testing {
 
-/// A tiny random model as a GGUF file and imported, in a folder of its own, with the scalar backend.
-class TinyImport {
+/// A GGUF file in a folder of its own, with the scalar backend to import it.
+class TinyFolder {
  public:
-  explicit TinyImport(const weights::testing::TinyModel& tiny) : TinyImport(tiny.builder()) {}
-  explicit TinyImport(const weights::testing::GgufBuilder& builder) {
+  explicit TinyFolder(const weights::testing::GgufBuilder& builder) {
     std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-eval-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
     directory_ = pattern;
@@ -30,24 +29,41 @@ class TinyImport {
     std::ofstream(gguf(), std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     backend_ = backend::select_backend("scalar", 1).value();
-    const auto calibration = [&](const weights::ModelFile& draft) { return calibrate(draft, *backend_); };
-    file_ = weights::import_gguf(gguf(), model_path(), calibration, {}).value();
   }
-  ~TinyImport() { std::filesystem::remove_all(directory_); }
-  TinyImport(const TinyImport&) = delete;
-  TinyImport& operator=(const TinyImport&) = delete;
+  ~TinyFolder() { std::filesystem::remove_all(directory_); }
+  TinyFolder(const TinyFolder&) = delete;
+  TinyFolder& operator=(const TinyFolder&) = delete;
 
+  Result<std::unique_ptr<weights::ModelFile>> import() const {
+    const auto calibration = [&](const weights::ModelFile& draft) { return calibrate(draft, *backend_); };
+    return weights::import_gguf(gguf(), model_path(), calibration, {});
+  }
   std::string gguf() const { return directory_ + "/tiny.gguf"; }
   std::string model_path() const { return directory_ + "/tiny.fpm"; }
-  const weights::ModelFile& file() const { return *file_; }
   backend::Backend& backend() const { return *backend_; }
+
+ private:
+  std::string directory_;
+  std::unique_ptr<backend::Backend> backend_;
+};
+
+/// A tiny random model as a GGUF file and imported.
+class TinyImport {
+ public:
+  explicit TinyImport(const weights::testing::TinyModel& tiny) : TinyImport(tiny.builder()) {}
+  explicit TinyImport(const weights::testing::GgufBuilder& builder)
+      : folder_(builder), file_(folder_.import().value()) {}
+
+  std::string gguf() const { return folder_.gguf(); }
+  std::string model_path() const { return folder_.model_path(); }
+  const weights::ModelFile& file() const { return *file_; }
+  backend::Backend& backend() const { return folder_.backend(); }
   std::unique_ptr<FloatModel> float_model() const {
     return std::make_unique<FloatModel>(weights::FloatSource::open(gguf()).value(), 2);
   }
 
  private:
-  std::string directory_;
-  std::unique_ptr<backend::Backend> backend_;
+  TinyFolder folder_;
   std::unique_ptr<weights::ModelFile> file_;
 };
 

@@ -18,6 +18,10 @@ std::vector<std::int32_t> first_blocks(std::int64_t count) {
 
 }  // namespace
 
+Error overflow_error() {
+  return caller_error("the model overflows on plain text; its weights do not suit its architecture");
+}
+
 WindowRunner::WindowRunner(const weights::ModelFile& file, backend::Backend& backend, std::int32_t tokens)
     : spec_(file.spec()),
       model_(file, backend, tokens),
@@ -35,7 +39,7 @@ Status WindowRunner::forward(std::span<const std::int32_t> tokens, std::int32_t 
                                    .ceiling_odds = std::numeric_limits<float>::infinity(),
                                    .logits = logits};
   if (model_.forward({&slice, 1}, {pages_.data(), block_bytes_})[0]) return {};
-  return caller_error("the model overflows on plain text; its weights do not suit its architecture");
+  return overflow_error();
 }
 
 std::vector<double> WindowRunner::key(std::int32_t layer, std::int32_t head, std::int32_t position) const {

@@ -11,6 +11,9 @@
 
 namespace fieldprint::eval {
 
+/// What is said of a model whose weights take its values to infinity.
+Error overflow_error();
+
 /// Runs one sequence without anchors from position 0, in one step, in blocks 0, 1, 2, … of its own.
 class WindowRunner {
  public:

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/bounds.h"
 #include "exact/arith.h"
 #include "sampler/philox.h"
 
@@ -140,26 +139,6 @@ void add_logprobs(Pick& pick, const LogitRow& row, std::int32_t maximum, std::in
 }
 
 }  // namespace
-
-Status check(const SamplingSettings& s) {
-  const auto refuse = [](const char* name, const char* range, float value) {
-    return caller_error(fmt::format("{} is {}, but must be {}", name, value, range));
-  };
-  if (!(s.temperature >= 0 && s.temperature <= 100))
-    return refuse("temperature", "from 0 to 100", s.temperature);
-  if (s.temperature > 0 && s.temperature < 1e-3F) {
-    return refuse("temperature", "0 (greedy) or at least 0.001", s.temperature);
-  }
-  if (s.top_k < 0 || s.top_k > bounds::kMaxTopK) {
-    return refuse("top-k", "0 (off) or a positive number of tokens", static_cast<float>(s.top_k));
-  }
-  if (!(s.top_p > 0 && s.top_p <= 1)) return refuse("top-p", "above 0 and at most 1", s.top_p);
-  if (!(s.min_p >= 0 && s.min_p <= 1)) return refuse("min-p", "from 0 to 1", s.min_p);
-  if (!(s.repetition_penalty >= 0.01F && s.repetition_penalty <= 100)) {
-    return refuse("repetition penalty", "from 0.01 to 100", s.repetition_penalty);
-  }
-  return {};
-}
 
 Result<Pick> pick(const LogitRow& given, const SamplingSettings& settings,
                   std::span<const std::int32_t> history, std::int32_t logprobs) {

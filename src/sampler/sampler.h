@@ -11,9 +11,6 @@
 
 namespace fieldprint::sampler {
 
-/// Refuses settings outside their ranges, naming the setting and its range.
-Status check(const SamplingSettings& settings);
-
 /// Access to one row of logits where the backend keeps them.
 struct LogitRow {
   std::span<const float> logits;  ///< [vocab]
@@ -37,7 +34,8 @@ struct Pick {
 /// Chooses the token that follows `history`. The repetition penalty divides the positive and multiplies the
 /// negative logits of every token of the history, once each (Keskar et al. 2019, CTRL). Everything after the
 /// probabilities is integer arithmetic; ties go to the smaller token id. `logprobs` < 0: none are computed,
-/// else for so many alternatives. An error when a logit is NaN or the
+/// else for so many alternatives. The settings are in
+/// range (core/settings.h). An error when a logit is NaN or the
 /// largest is infinite; −infinity is never chosen.
 Result<Pick> pick(const LogitRow& row, const SamplingSettings& settings,
                   std::span<const std::int32_t> history, std::int32_t logprobs);

@@ -337,37 +337,5 @@ TEST(Pick, RefusesLogitsThatAreNotFinite) {
   }
 }
 
-TEST(Check, AcceptsTheBoundsOfEveryRange) {
-  EXPECT_TRUE(check({}).ok());
-  EXPECT_TRUE(check({.temperature = 0.001F, .top_k = 1, .top_p = 1.0F, .min_p = 1.0F}).ok());
-  EXPECT_TRUE(check({.temperature = 100.0F, .top_p = 1e-6F, .repetition_penalty = 0.01F}).ok());
-  EXPECT_TRUE(check({.repetition_penalty = 100.0F}).ok());
-}
-
-TEST(Check, NamesTheSettingItsValueAndItsRange) {
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  struct Case {
-    SamplingSettings settings;
-    const char* message;
-  };
-  const Case cases[] = {
-      {{.temperature = -1.0F}, "temperature is -1, but must be from 0 to 100"},
-      {{.temperature = 101.0F}, "temperature is 101, but must be from 0 to 100"},
-      {{.temperature = nan}, "temperature is nan, but must be from 0 to 100"},
-      {{.temperature = 0.0005F}, "temperature is 0.0005, but must be 0 (greedy) or at least 0.001"},
-      {{.top_k = -1}, "top-k is -1, but must be 0 (off) or a positive number of tokens"},
-      {{.top_p = 0.0F}, "top-p is 0, but must be above 0 and at most 1"},
-      {{.top_p = 1.5F}, "top-p is 1.5, but must be above 0 and at most 1"},
-      {{.min_p = -0.5F}, "min-p is -0.5, but must be from 0 to 1"},
-      {{.min_p = nan}, "min-p is nan, but must be from 0 to 1"},
-      {{.repetition_penalty = 0.0F}, "repetition penalty is 0, but must be from 0.01 to 100"}};
-  for (const Case& c : cases) {
-    const Status status = check(c.settings);
-    ASSERT_FALSE(status.ok()) << c.message;
-    EXPECT_EQ(status.error().kind, ErrorKind::kCaller);
-    EXPECT_EQ(status.error().message, c.message);
-  }
-}
-
 }  // namespace
 }  // namespace fieldprint::sampler

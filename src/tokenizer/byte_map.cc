@@ -34,7 +34,7 @@ void append_image(std::string& out, std::uint8_t byte) { utf8::append(out, kMaps
 
 void append_original(std::string& out, std::string_view text) {
   while (!text.empty()) {
-    const std::size_t length = std::max<std::size_t>(utf8::character(text), 1);
+    const std::size_t length = std::max<std::size_t>(utf8_character(text), 1);
     const auto lead = static_cast<std::uint8_t>(text[0]);
     std::size_t character = lead;
     if (length == 2) character = (lead & 0x1fu) << 6 | (static_cast<std::uint8_t>(text[1]) & 0x3fu);

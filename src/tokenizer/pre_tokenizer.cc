@@ -7,7 +7,7 @@
 #include <span>
 
 #include "base/check.h"
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 namespace fieldprint::tokenizer {
 namespace {
@@ -180,10 +180,10 @@ void PreTokenizer::split(std::string_view text, const std::function<void(std::st
   std::size_t begin = 0;
   while (begin < text.size()) {
     std::size_t end = begin;
-    for (std::size_t length; (length = utf8::character(text.substr(end, 4))) != 0;) end += length;
+    for (std::size_t length; (length = utf8_character(text.substr(end, 4))) != 0;) end += length;
     if (end > begin) split_stage(0, text.substr(begin, end - begin), match, emit);
     begin = end;
-    while (end < text.size() && utf8::character(text.substr(end, 4)) == 0) ++end;
+    while (end < text.size() && utf8_character(text.substr(end, 4)) == 0) ++end;
     if (end > begin) emit(text.substr(begin, end - begin));
     begin = end;
   }
@@ -201,6 +201,14 @@ void PreTokenizer::split_stage(std::size_t stage, std::string_view text, Match& 
     from = end;
   }
   if (from < text.size()) split_stage(stage + 1, text.substr(from), match, emit);
+}
+
+std::string unicode_version() {
+  // With the terminating zero; the documentation asks for room for 24.
+  std::array<char, 24> text{};
+  const int written = pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, text.data());
+  CHECK(written > 0 && written <= static_cast<int>(text.size()), "pcre2_config gives {}", written);
+  return text.data();
 }
 
 }  // namespace fieldprint::tokenizer

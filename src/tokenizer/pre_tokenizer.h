@@ -12,7 +12,8 @@ namespace fieldprint::tokenizer {
 
 /// Cuts text into the words within which byte-level BPE merges, with the regular expressions that the models'
 /// own tokenizers use (`tokenizer.json` of each model; names as in GGUF's `tokenizer.ggml.pre`). Unicode
-/// properties are those of the PCRE2 that it is linked with.
+/// properties are those of the PCRE2 that it is linked with: two machines cut text alike where
+/// unicode_version() is the same, and elsewhere may differ at characters that one of them does not know.
 class PreTokenizer {
  public:
   /// Errors: a name that is not known (the message lists the known ones); a PCRE2 without Unicode.
@@ -42,5 +43,8 @@ class PreTokenizer {
   std::vector<Stage> stages_;
   bool whole_words_first_ = false;
 };
+
+/// The version of Unicode whose properties PCRE2 has here, as "14.0.0".
+std::string unicode_version();
 
 }  // namespace fieldprint::tokenizer

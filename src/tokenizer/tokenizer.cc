@@ -260,7 +260,7 @@ void Tokenizer::encode_sentencepiece_word(Scratch& scratch, std::vector<std::int
   const std::string_view word = scratch.word;
   scratch.symbols.clear();
   for (std::size_t i = 0; i < word.size();) {
-    const std::size_t length = std::max<std::size_t>(utf8::character(word.substr(i, 4)), 1);
+    const std::size_t length = std::max<std::size_t>(utf8_character(word.substr(i, 4)), 1);
     scratch.symbols.push_back(
         {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(length), kUnresolved});
     i += length;

@@ -5,39 +5,19 @@
 #include <string>
 #include <string_view>
 
-namespace fieldprint::tokenizer::utf8 {
+#include "base/utf8.h"
 
-/// The length (1 to 4) of the well-formed UTF-8 character that `text` begins with (Unicode 15, table 3-7), or
-/// 0.
-inline std::size_t character(std::string_view text) {
-  const auto at = [&](std::size_t i) { return i < text.size() ? static_cast<std::uint8_t>(text[i]) : 0u; };
-  const auto in = [](unsigned byte, unsigned low, unsigned high) { return byte >= low && byte <= high; };
-  const unsigned lead = at(0);
-  if (text.empty()) return 0;
-  if (lead < 0x80) return 1;
-  if (in(lead, 0xc2, 0xdf)) return in(at(1), 0x80, 0xbf) ? 2 : 0;
-  if (in(lead, 0xe0, 0xef)) {
-    const unsigned low = lead == 0xe0 ? 0xa0 : 0x80;
-    const unsigned high = lead == 0xed ? 0x9f : 0xbf;
-    return in(at(1), low, high) && in(at(2), 0x80, 0xbf) ? 3 : 0;
-  }
-  if (in(lead, 0xf0, 0xf4)) {
-    const unsigned low = lead == 0xf0 ? 0x90 : 0x80;
-    const unsigned high = lead == 0xf4 ? 0x8f : 0xbf;
-    return in(at(1), low, high) && in(at(2), 0x80, 0xbf) && in(at(3), 0x80, 0xbf) ? 4 : 0;
-  }
-  return 0;
-}
+namespace fieldprint::tokenizer::utf8 {
 
 /// True if `text` (fewer than 4 bytes are looked at) could become a well-formed character by appending bytes.
 inline bool is_incomplete(std::string_view text) {
-  if (text.empty() || text.size() > 3 || character(text) != 0) return false;
+  if (text.empty() || text.size() > 3 || utf8_character(text) != 0) return false;
   // The smallest and the largest continuation decide: every admissible second byte range ends in one of them.
   for (const char fill : {'\x80', '\x90', '\xa0', '\xbf'}) {
     for (std::size_t length = text.size() + 1; length <= 4; ++length) {
       std::string whole(text);
       whole.append(length - text.size(), fill);
-      if (character(whole) == length) return true;
+      if (utf8_character(whole) == length) return true;
     }
   }
   return false;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/anchor_mass.h"
 #include "exact/format.h"
 #include "kv/backend_memory.h"
 #include "sampler/sampler.h"
@@ -65,9 +66,7 @@ Result<Replayed> Replay::run(const ReplayProgress& progress) {
   for (std::int64_t i = 0; i < static_cast<std::int64_t>(digests.size()); ++i) {
     out.blocks.push_back(core::block_record(layout_, i, total, digests[static_cast<std::size_t>(i)]));
   }
-  for (const double sum : mass_sum_) {
-    out.anchor_mass.push_back(static_cast<float>(sum / static_cast<double>(out.output.size())));
-  }
+  out.anchor_mass = core::mean_anchor_mass(mass_sum_, static_cast<std::int64_t>(out.output.size()));
   out.tokens = total;
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return out;
@@ -106,12 +105,10 @@ Status Replay::pick_outputs(std::int64_t first_position, std::int32_t rows, Repl
                                      [&](std::span<const float> other) { model_.set_logits(row, other); }};
       const auto history = std::span<const std::int32_t>(tokens_).first(static_cast<std::size_t>(position));
       auto pick = sampler::pick(access, body_.sampling, history, -1);
-      if (!pick) return pick.error();
+      if (!pick) return refuted(pick.error().message);
       out.output.push_back(pick->token);
       if (layout_.anchor_tokens == 0) continue;
-      const std::vector<float> mass = model_.anchor_mass(done + row);
-      mass_sum_.resize(mass.size());
-      for (std::size_t i = 0; i < mass.size(); ++i) mass_sum_[i] += static_cast<double>(mass[i]);
+      core::add_anchor_mass(mass_sum_, model_.anchor_mass(done + row));
     }
   }
   return {};

@@ -8,6 +8,7 @@
 #include "exact/format.h"
 #include "tokenizer/answer_text.h"
 #include "tokenizer/chat_template.h"
+#include "tokenizer/pre_tokenizer.h"
 #include "verify/kv_file.h"
 
 namespace fieldprint::verify {
@@ -84,7 +85,10 @@ Check check_anchor_tokens(const Body& body, const tokenizer::Tokenizer& tokenize
   const bool same = rendered->anchors == body.anchor_tokens;
   return {name, same,
           same ? fmt::format("{} tokens are the text of the anchors", body.anchor_tokens.size())
-               : "these are not the tokens of the anchors' text"};
+               : fmt::format("these are not the tokens of the anchors' text, cut into words by Unicode {} as "
+                             "`fieldprint doctor` shows it; a maker with another version may have cut it "
+                             "otherwise",
+                             tokenizer::unicode_version())};
 }
 
 Check check_output(const Body& body, const Replayed& replayed, const tokenizer::Tokenizer& tokenizer) {
@@ -222,7 +226,7 @@ Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& 
   report.checks.push_back(check_output(body, *replayed, tokenizer));
   report.checks.push_back(check_mass(body, *replayed));
   report.checks.push_back(check_blocks(body, *replayed));
-  if (!options.kv.empty()) report.checks.push_back(check_kv_file(options.kv, body, replay, file.spec()));
+  if (options.kv) report.checks.push_back(check_kv_file(*options.kv, body, replay, file.spec()));
   report.verified = all_ok(report.checks);
   return report;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,8 +20,8 @@ namespace fieldprint::verify {
 struct Options {
   /// Keys of which one must have signed the checkpoint; empty: the receipt's own key is accepted.
   std::vector<ledger::VerifierKey> trusted;
-  /// KV blocks of the answer as `run --export-kv` wrote them, to be checked too; empty: none.
-  std::vector<std::uint8_t> kv;
+  /// KV blocks of the answer as `run --export-kv` wrote them, to be checked too where they are given.
+  std::optional<std::vector<std::uint8_t>> kv;
   ReplayProgress progress;
 };
 

@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
 #include "backend/select.h"
 #include "commit/fields.h"
 #include "commit/receipt_sample.h"
+#include "tokenizer/pre_tokenizer.h"
 #include "verify/generate_testing.h"
 #include "weights/tiny_file_testing.h"
 
@@ -152,7 +154,9 @@ TEST(Verify, AnswersMadeTokenByTokenVerifyOnEveryBackend) {
     Question hot = sampled();
     hot.sampling = {.temperature = 4.0F, .seed = 8};
     hot.max_tokens = 60;
-    for (Question question : {sampled(), greedy(), extended, hot}) {
+    Question unseen = sampled();
+    unseen.anchor_bounds = {0.0F, 0.0F};
+    for (Question question : {sampled(), greedy(), extended, hot, unseen}) {
       // The tiny Gemma has no control tokens to write its template with, and so no anchors.
       if (tiny == &gemma()) question.anchor.clear();
       const Receipt receipt = commit::sample::receipt_of(tiny->answer(question).body);
@@ -246,6 +250,15 @@ TEST(Verify, AForgedLedgerDoesNotHideWhatReplayContradicts) {
   }
 }
 
+TEST(Verify, TokensThatAreNotTheAnchorsTextAreReportedWithTheVersionOfUnicode) {
+  Body body = sample().body;
+  body.anchor_tokens[2] ^= 1;
+  const Report report = llama().verify(forged(body));
+  ASSERT_EQ(first_failure(report), "anchor_tokens");
+  EXPECT_NE(report.first_failure()->detail.find("Unicode " + tokenizer::unicode_version()),
+            std::string::npos);
+}
+
 TEST(Verify, AForgedLedgerDoesNotHideSettingsThatWouldHaveGivenAnotherAnswer) {
   const auto contradicted = [](const std::function<void(Body&)>& change) {
     const std::string name = replay_names(change);
@@ -306,6 +319,27 @@ TEST(Verify, ValuesOutOfRangeAreNamedWithoutReplay) {
   EXPECT_EQ(named([](Receipt& r) { r.body.output_tokens[3] = -7; }), "output_tokens");
   EXPECT_EQ(named([](Receipt& r) { r.body.sampling.temperature = -1; }), "sampling.temperature");
   EXPECT_EQ(named([](Receipt& r) { r.body.anchor_bounds.floor = 2; }), "anchor_bounds.floor");
+  EXPECT_EQ(named([](Receipt& r) { r.body.anchor_bounds = {0.5F, 0.4F}; }), "anchor_bounds.floor");
+}
+
+// log2(e)/temperature would be infinite, and so would the logits that the penalty divides.
+TEST(Verify, SettingsThatCannotBeComputedAreNamedInAReceiptThatSomebodyCrafted) {
+  const auto named = [](const std::function<void(Body&)>& change) {
+    Receipt crafted = forged(sample().body);
+    change(crafted.body);
+    const Receipt read = commit::decode(commit::encode(crafted).value()).value();
+    EXPECT_EQ(read, crafted);
+    const Report report = llama().verify(read);
+    EXPECT_FALSE(report.verified);
+    EXPECT_EQ(report.tokens_replayed, 0);
+    const auto out_of_range = [](const commit::Check& c) { return !c.ok && c.detail.starts_with("must be"); };
+    const auto found = std::find_if(report.checks.begin(), report.checks.end(), out_of_range);
+    return found == report.checks.end() ? "(accepted)" : found->name;
+  };
+  EXPECT_EQ(named([](Body& b) { b.sampling.temperature = 4e-39F; }), "sampling.temperature");
+  EXPECT_EQ(named([](Body& b) { b.sampling.temperature = 0x1p-149F; }), "sampling.temperature");
+  EXPECT_EQ(named([](Body& b) { b.sampling.repetition_penalty = 1e-38F; }), "sampling.repetition_penalty");
+  EXPECT_EQ(named([](Body& b) { b.sampling.repetition_penalty = 1e38F; }), "sampling.repetition_penalty");
 }
 
 TEST(Verify, AHistoryLongerThanTheContextIsNamedWithoutReplay) {
@@ -317,7 +351,7 @@ TEST(Verify, KvBlocksKeptInAFileAreCheckedToTheByte) {
   const auto named = [&](const std::function<void(std::vector<std::uint8_t>&)>& change) {
     Options options;
     options.kv = sample().kv;
-    change(options.kv);
+    change(*options.kv);
     const Report report = llama().verify(receipt, options);
     const commit::Check* failure = report.first_failure();
     return failure == nullptr ? std::string() : failure->name + ": " + failure->detail;
@@ -345,6 +379,7 @@ TEST(Verify, KvBlocksKeptInAFileAreCheckedToTheByte) {
           .starts_with("kv[1]: block 1 of the file differs first in layer 0, KV head 0, value scale of "
                        "slot 3:"));
   EXPECT_TRUE(named([](auto& kv) { kv.pop_back(); }).starts_with("kv: the file has"));
+  EXPECT_TRUE(named([](auto& kv) { kv.clear(); }).starts_with("kv: the file has 0 bytes"));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
 
@@ -385,6 +386,17 @@ Status read_layers(SectionReader& in, const FpmSpec& stored, FpmContents& out) {
   return {};
 }
 
+/// Whether it can be parsed, and printed without running out of stack: the library prints recursively.
+bool is_manifest(std::string_view text) {
+  constexpr int kDeepest = 16;
+  bool shallow = true;
+  const auto look = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    shallow = shallow && depth <= kDeepest;
+    return shallow;
+  };
+  return nlohmann::json::parse(text, look, false).is_object() && shallow;
+}
+
 Status read_sections(std::span<const std::uint8_t> bytes, const std::vector<FpmSection>& table,
                      FpmContents& out) {
   SectionReader in(bytes, table);
@@ -405,6 +417,7 @@ Status read_sections(std::span<const std::uint8_t> bytes, const std::vector<FpmS
   if (in.error()) return *in.error();
   if (!in.at_end()) return altered("it has sections after the manifest");
   out.manifest.assign(reinterpret_cast<const char*>(manifest.data()), manifest.size());
+  if (!is_manifest(out.manifest)) return altered("its manifest is no JSON object");
 
   auto vocabulary = tokenizer::parse(vocabulary_bytes);
   if (!vocabulary) return vocabulary.error();

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "exact/format.h"
 
 namespace fieldprint::weights {
@@ -18,12 +18,6 @@ namespace {
 template <class T>
 std::span<const std::uint8_t> bytes_of(const T& value) {
   return {reinterpret_cast<const std::uint8_t*>(&value), sizeof(T)};
-}
-
-std::string directory_of(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 }  // namespace
@@ -36,7 +30,6 @@ FpmWriter::FpmWriter(std::string destination, std::string temporary, int fd, std
       end_(sizeof(FpmHeader) + std::uint64_t{sections} * sizeof(FpmSection)) {}
 
 FpmWriter::~FpmWriter() {
-  if (fd_ >= 0) ::close(fd_);
   if (!committed_) ::unlink(temporary_.c_str());
 }
 
@@ -51,7 +44,7 @@ Result<std::unique_ptr<FpmWriter>> FpmWriter::create(const std::string& destinat
     if (errno != EEXIST) break;
   }
   return environment_error(fmt::format("cannot create a file beside {}: {}; choose another place with -o",
-                                       destination, std::strerror(errno)));
+                                       destination, system_reason(errno)));
 }
 
 Error FpmWriter::failure(std::string_view action) const {
@@ -60,12 +53,12 @@ Error FpmWriter::failure(std::string_view action) const {
                                       ? "; free space there or choose another place with -o"
                                       : "";
   return environment_error(
-      fmt::format("cannot {} {}: {}{}", action, temporary_, std::strerror(error), advice));
+      fmt::format("cannot {} {}: {}{}", action, temporary_, system_reason(error), advice));
 }
 
 Status FpmWriter::write_at(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t written = ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return failure("write to");
     offset += static_cast<std::uint64_t>(written);
@@ -117,7 +110,7 @@ Status FpmWriter::replace(std::size_t index, std::span<const std::uint8_t> bytes
     CHECK(index + 1 == table_.size(), "only the last section may change its length");
     section.bytes = bytes.size();
     end_ = section.offset + section.bytes;
-    if (::ftruncate(fd_, static_cast<off_t>(end_)) != 0) return failure("resize");
+    if (::ftruncate(fd_.get(), static_cast<off_t>(end_)) != 0) return failure("resize");
   }
   section.digest = sha256(bytes);
   return write_at(section.offset, bytes);
@@ -145,22 +138,14 @@ Status FpmWriter::seal() {
 
 Status FpmWriter::commit() {
   if (Status status = seal(); !status) return status;
-  if (::fsync(fd_) != 0) return failure("flush");
-  const int fd = std::exchange(fd_, -1);
-  if (::close(fd) != 0) return failure("close");
+  if (::fsync(fd_.get()) != 0) return failure("flush");
+  if (fd_.close() != 0) return failure("close");
   if (::rename(temporary_.c_str(), destination_.c_str()) != 0) {
     return environment_error(
-        fmt::format("cannot rename {} to {}: {}", temporary_, destination_, std::strerror(errno)));
+        fmt::format("cannot rename {} to {}: {}", temporary_, destination_, system_reason(errno)));
   }
   committed_ = true;
-  const std::string directory = directory_of(destination_);
-  const int directory_fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const bool durable = directory_fd >= 0 && ::fsync(directory_fd) == 0;
-  const int error = errno;
-  if (directory_fd >= 0) ::close(directory_fd);
-  if (!durable)
-    return environment_error(fmt::format("cannot flush directory {}: {}", directory, std::strerror(error)));
-  return {};
+  return sync_folder_of(destination_);
 }
 
 }  // namespace fieldprint::weights

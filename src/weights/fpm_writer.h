@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file.h"
 #include "base/result.h"
 #include "base/sha256.h"
 #include "weights/fpm_format.h"
@@ -50,7 +51,7 @@ class FpmWriter {
 
   std::string destination_;
   std::string temporary_;
-  int fd_;
+  Descriptor fd_;
   std::uint32_t expected_;
   std::vector<FpmSection> table_;
   std::uint64_t end_;

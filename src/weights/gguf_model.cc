@@ -126,6 +126,11 @@ class ModelReader {
     if (error_) return;
     require_multiple(key("embedding_length"), spec.dim);
     require_multiple(key("feed_forward_length"), spec.hidden);
+    // The fallback of a file without a key length is no integer that the reader has checked.
+    if (spec.head_dim < 32 || spec.head_dim > bounds::kMaxHeadDim) {
+      fail(unsupported(
+          fmt::format("the head size is {}, not within 32 to {}", spec.head_dim, bounds::kMaxHeadDim)));
+    }
     require_multiple("the head size", spec.head_dim);
     const std::int64_t value_length = integer_or("attention.value_length", spec.head_dim, 1, 1 << 20);
     const std::int64_t rotated = integer_or("rope.dimension_count", spec.head_dim, 1, 1 << 20);

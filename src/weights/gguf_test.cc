@@ -220,6 +220,14 @@ TEST(GgufModel, WhatIsNotSupportedIsNamed) {
                "values have 64 channels");
   EXPECT_NAMES(error_with([](auto& b) { b.set_u32("llama.embedding_length", 66); }), "no multiple of 32");
   EXPECT_NAMES(error_with([](auto& b) {
+                 b.set_u32("llama.embedding_length", 32).set_u32("llama.attention.head_count", 64);
+               }),
+               "head size is 0, not within 32 to 256");
+  EXPECT_NAMES(error_with([](auto& b) {
+                 b.set_u32("llama.embedding_length", 1024).set_u32("llama.attention.head_count", 1);
+               }),
+               "head size is 1024, not within 32 to 256");
+  EXPECT_NAMES(error_with([](auto& b) {
                  b.set_i32s("llama.attention.head_count", {2, 2});
                }),
                "an array of int32");

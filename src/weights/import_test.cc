@@ -278,6 +278,34 @@ TEST_F(Import, ContentsThatCannotBeAreRefusedWhateverTheDigestsSay) {
   EXPECT_NAMES(with(embedding + offsetof(FpmSection, offset), 64), "does not lie where it should");
 }
 
+TEST_F(Import, AManifestThatIsNoJsonObjectIsRefusedWhateverTheDigestsSay) {
+  ASSERT_TRUE(import_tiny({}, "a.fpm").ok());
+  const Bytes whole = read_file(path("a.fpm"));
+  FpmHeader header;
+  std::memcpy(&header, whole.data(), sizeof(header));
+  FpmSection manifest;
+  std::memcpy(&manifest, whole.data() + sizeof(header) + (header.section_count - 1) * sizeof(manifest),
+              sizeof(manifest));
+  ASSERT_EQ(manifest.kind, SectionKind::kManifest);
+  const auto with = [&](std::string text) {
+    text.resize(manifest.bytes, ' ');
+    Bytes altered = whole;
+    std::memcpy(altered.data() + manifest.offset, text.data(), text.size());
+    testing::reseal(altered);
+    return open_error(altered);
+  };
+  EXPECT_EQ(with("{}"), "");
+  EXPECT_EQ(with(R"({"a": [{"b": 1}]})"), "");
+  const std::string deep(manifest.bytes / 2, '[');
+  for (const std::string& text :
+       {std::string(), std::string("{"), std::string("[]"), std::string("7"),
+        std::string("{\"a\": \"\xff\"}"),
+        std::string(R"({"a": )") + std::string(200, '[') + std::string(200, ']') + "}",
+        deep + std::string(deep.size(), ']')}) {
+    EXPECT_NAMES(with(text), "manifest is no JSON object");
+  }
+}
+
 void expect_sources_agree(const FloatSource& gguf, const FloatSource& fpm) {
   ASSERT_EQ(gguf.spec().layers, fpm.spec().layers);
   for (std::int32_t layer = 0; layer < gguf.spec().layers; ++layer) {

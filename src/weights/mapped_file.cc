@@ -6,26 +6,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
+
+#include "base/file.h"
 
 namespace fieldprint::weights {
 namespace {
-
-/// Closes the descriptor on every way out; a mapping outlives it.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 bool is_callers(int error) {
   return error == ENOENT || error == EACCES || error == EPERM || error == ENOTDIR || error == ELOOP ||
@@ -49,14 +35,14 @@ void MappedFile::forget(std::span<const std::uint8_t> bytes) const {
 
 Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) {
+  if (!file.valid()) {
     const int error = errno;
-    const std::string message = fmt::format("cannot open {}: {}", path, std::strerror(error));
+    const std::string message = fmt::format("cannot open {}: {}", path, system_reason(error));
     return is_callers(error) ? caller_error(message) : environment_error(message);
   }
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) {
-    return environment_error(fmt::format("cannot stat {}: {}", path, std::strerror(errno)));
+    return environment_error(fmt::format("cannot stat {}: {}", path, system_reason(errno)));
   }
   if (!S_ISREG(status.st_mode)) {
     return caller_error(fmt::format("{} is not a regular file; give the path of a model file", path));
@@ -66,7 +52,7 @@ Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::string& path) {
   void* const address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED) {
     return environment_error(
-        fmt::format("cannot map the {} bytes of {}: {}", size, path, std::strerror(errno)));
+        fmt::format("cannot map the {} bytes of {}: {}", size, path, system_reason(errno)));
   }
   const auto* const data = static_cast<const std::uint8_t*>(address);
   return std::unique_ptr<MappedFile>(new MappedFile(path, {data, size}));

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from command_line import (BAD_USAGE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
+from command_line import (BAD_USAGE, DONE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
 
 
 class UsageTest(CommandLineTest):
@@ -28,7 +28,7 @@ class UsageTest(CommandLineTest):
 
     def test_sampling_settings(self):
         for option, value, words in (
-                ("--temperature", "nan", ["temperature", "0 to 100"]), ("--temperature", "-1", ["temperature"]),
+                ("--temperature", "nan", ["temperature", "0.001 to 100"]), ("--temperature", "-1", ["temperature"]),
                 ("--temperature", "hot", ["--temperature", "hot"]), ("--top-p", "0", ["top-p", "at most 1"]),
                 ("--top-k", "-3", ["top-k"]), ("--min-p", "2", ["min-p"]),
                 ("--repetition-penalty", "0", ["repetition penalty"]), ("--seed", "-1", ["--seed"]),
@@ -38,6 +38,8 @@ class UsageTest(CommandLineTest):
             with self.subTest(option=option, value=value):
                 self.assert_refused(option + "=" + value, words=words)
         self.assert_refused("--stop", "", words=["stop string", "empty"])
+        self.assert_refused("--stop", "x" * 4097, words=["stop string", "4096"])
+        self.assert_refused("--temperature", "1e-39", words=["temperature", "0.001 to 100"])
 
     def test_sizes(self):
         for option, value, words in (
@@ -103,6 +105,22 @@ class UsageTest(CommandLineTest):
     def test_a_bad_prompt_keeps_the_others_from_being_computed(self):
         path = self.write("prompts.jsonl", '{"prompt": "a"}\n{"id": "hot", "prompt": "b", "temperature": -1}\n')
         self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, "hot: temperature")
+
+    def test_a_message_that_nobody_can_read_keeps_the_exit_code(self):
+        def unwritable_stderr():
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+        self.assertEqual(BAD_USAGE, run("rnu", before=unwritable_stderr).status)
+
+    def test_a_path_that_is_no_utf8(self):
+        path = os.fsdecode(os.path.join(os.fsencode(self.folder), b"\xff.fpm"))
+        ended = run("model", "import", GGUF, "-o", path, "--json")
+        self.assertEqual(DONE, ended.status, ended.err)
+        self.assertIn("\ufffd.fpm", ended.lines()[0]["file"])
+
+    def test_an_answer_longer_than_any_receipt(self):
+        path = self.write("prompts.jsonl", '{"id": "long", "prompt": "a", "n": 2000000}\n')
+        self.assert_fails(run("run", "-m", model(), "--prompts", path), BAD_USAGE, "long: ", "1 to 1048576")
 
     def test_a_prompt_that_is_empty_or_longer_than_the_context(self):
         self.assert_fails(run("run", "-m", model(), "-p", ""), BAD_USAGE, "no tokens")
