@@ -4,9 +4,10 @@
 add_library(fieldprint_flags INTERFACE)
 target_compile_features(fieldprint_flags INTERFACE cxx_std_20)
 # The numeric contract: no contraction, no fast-math, no flush to zero (DESIGN: canonical arithmetic).
-target_compile_options(fieldprint_flags INTERFACE
-  -ffp-contract=off -fno-fast-math -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-  -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Wundef -Werror)
+set(FIELDPRINT_CXX_FLAGS -ffp-contract=off -fno-fast-math -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+                         -Wno-sign-conversion -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Wundef -Werror)
+target_compile_options(fieldprint_flags INTERFACE "$<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:${FIELDPRINT_CXX_FLAGS}>"
+                                                  "$<$<COMPILE_LANGUAGE:CUDA>:${FIELDPRINT_CUDA_FLAGS}>")
 target_include_directories(fieldprint_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(FIELDPRINT_SANITIZE)
   target_compile_options(fieldprint_flags INTERFACE -fsanitize=${FIELDPRINT_SANITIZE} -fno-omit-frame-pointer
@@ -23,6 +24,9 @@ function(room NAME)
   cmake_parse_arguments(ROOM "" "DIR" "DEPS;FLAGS" ${ARGN})
   set(dir ${CMAKE_CURRENT_SOURCE_DIR}/${ROOM_DIR})
   file(GLOB sources CONFIGURE_DEPENDS ${dir}/*.cc)
+  if(FIELDPRINT_HAS_CUDA)
+    file(GLOB kernels CONFIGURE_DEPENDS ${dir}/*.cu)
+  endif()
   set(tests ${sources})
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   set(fuzzers ${sources})
@@ -31,7 +35,7 @@ function(room NAME)
   list(FILTER benches INCLUDE REGEX "_bench\\.cc$")
   list(FILTER sources EXCLUDE REGEX "(_test|_fuzz|_bench|/main)\\.cc$")
   if(sources)
-    add_library(${NAME} STATIC ${sources})
+    add_library(${NAME} STATIC ${sources} ${kernels})
     target_link_libraries(${NAME} PUBLIC fieldprint_flags ${ROOM_DEPS})
     target_compile_options(${NAME} PRIVATE ${ROOM_FLAGS})
   else()
