@@ -12,4 +12,6 @@ void check(int error, const char* call) {
 
 void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
+void require(bool holds, const char* what) { CHECK(holds, "{}", what); }
+
 }  // namespace fieldprint::backend::cuda

@@ -14,4 +14,7 @@ void check_launch(const char* kernel);
 /// Stops the process, naming the call, if `error` (a cudaError_t) is not success.
 void check(int error, const char* call);
 
+/// Stops the process, naming `what`, unless it holds. For launchers: nvcc cannot read the header of CHECK.
+void require(bool holds, const char* what);
+
 }  // namespace fieldprint::backend::cuda

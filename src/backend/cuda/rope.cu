@@ -1,7 +1,6 @@
 #include "backend/cuda/math.cuh"
 #include "backend/cuda/rope.h"
 #include "base/bounds.h"
-#include "base/check.h"
 
 namespace fieldprint::backend::cuda {
 namespace {
@@ -18,6 +17,7 @@ struct Cut {
   std::int32_t window;
   std::int32_t heads;  ///< of a group
   std::int32_t groups;
+  std::int64_t page_bytes;
 };
 
 __device__ int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
@@ -147,9 +147,8 @@ __device__ std::int32_t page_value(float x, float inverse) {
   return max(-127, min(127, quantise(x, inverse)));
 }
 
-__device__ std::uint8_t* page_of(const RopeAppendArgs& args, int t, int head) {
-  return args.kv.pool + args.blocks[t] * args.kv.block_stride + args.kv.layer_offset +
-         head * page_bytes(args.head_dim);
+__device__ std::uint8_t* page_of(const RopeAppendArgs& args, const Cut& cut, int t, int head) {
+  return args.kv.pool + args.blocks[t] * args.kv.block_stride + args.kv.layer_offset + head * cut.page_bytes;
 }
 
 /// Where the scale of a slot stands: key scales, then value scales.
@@ -179,9 +178,10 @@ __device__ void store_query(const RopeAppendArgs& args, int t, int h, const Pair
 }
 
 template <int kPairs>
-__device__ void store_key(const RopeAppendArgs& args, int t, int h, const Pairs<kPairs>& head, int first) {
+__device__ void store_key(const RopeAppendArgs& args, const Cut& cut, int t, int h, const Pairs<kPairs>& head,
+                          int first) {
   const PageScale scale = page_scale(abs_max(head));
-  std::uint8_t* page = page_of(args, t, h);
+  std::uint8_t* page = page_of(args, cut, t, h);
   const int slot = args.slots[t];
   if (lane_index() == 0) {
     if (!scale.finite) args.non_finite[t] = 1;
@@ -225,7 +225,7 @@ __device__ void append_rotated(const RopeAppendArgs& args, const Cut& cut, int b
       } else {
         const int kv_head = h - args.heads;
         subtract(head, args.k_offset + kv_head * args.head_dim, half, first);
-        store_key(args, t, kv_head, head, first);
+        store_key(args, cut, t, kv_head, head, first);
       }
     }
   }
@@ -271,7 +271,7 @@ __device__ void list_stores(const RopeAppendArgs& args, int begin, int end, Valu
   if (lane_index() == 0) window.stores = stores;
 }
 
-__device__ void quantise_value(const RopeAppendArgs& args, int t, int h, std::int8_t* q) {
+__device__ void quantise_value(const RopeAppendArgs& args, const Cut& cut, int t, int h, std::int8_t* q) {
   const int dim = args.head_dim;
   const std::int64_t row =
       static_cast<std::int64_t>(t) * (args.heads + 2 * args.kv_heads) + args.heads + args.kv_heads + h;
@@ -296,14 +296,16 @@ __device__ void quantise_value(const RopeAppendArgs& args, int t, int h, std::in
   }
   if (lane_index() == 0) {
     if (!scale.finite) args.non_finite[t] = 1;
-    *scale_at(page_of(args, t, h), dim, args.slots[t], true) = scale.stored;
+    *scale_at(page_of(args, cut, t, h), dim, args.slots[t], true) = scale.stored;
   }
 }
 
 /// Values stand transposed in their page, so a window is turned in shared memory first.
-__device__ void append_values(const RopeAppendArgs& args, int head, int begin, int end, ValueWindow& window) {
+__device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int head, int begin, int end,
+                              ValueWindow& window) {
   const int dim = args.head_dim;
-  for (int t = begin + warp_index(); t < end; t += kWarps) quantise_value(args, t, head, window.q[t - begin]);
+  for (int t = begin + warp_index(); t < end; t += kWarps)
+    quantise_value(args, cut, t, head, window.q[t - begin]);
   if (warp_index() == kWarps - 1) list_stores(args, begin, end, window);
   __syncthreads();
   const int stores = window.stores;
@@ -312,7 +314,7 @@ __device__ void append_values(const RopeAppendArgs& args, int head, int begin, i
     const int entry = i % stores;
     const int at = window.token[entry];
     const int t = begin + at;
-    std::uint8_t* to = page_of(args, t, head) + (dim + d) * exact::kPageTokens + args.slots[t];
+    std::uint8_t* to = page_of(args, cut, t, head) + (dim + d) * exact::kPageTokens + args.slots[t];
     if (window.word[entry]) {
       *reinterpret_cast<char4*>(to) = {window.q[at][d], window.q[at + 1][d], window.q[at + 2][d],
                                        window.q[at + 3][d]};
@@ -331,7 +333,7 @@ __global__ void __launch_bounds__(kThreads) append(const __grid_constant__ RopeA
   if (group < cut.groups) {
     append_rotated<kPairs>(args, cut, begin, end);
   } else {
-    append_values(args, group - cut.groups, begin, end, window);
+    append_values(args, cut, group - cut.groups, begin, end, window);
   }
 }
 
@@ -339,11 +341,11 @@ __global__ void __launch_bounds__(kThreads) append(const __grid_constant__ RopeA
 
 void rope_append(const RopeAppendArgs& args, std::int32_t tokens, Stream stream) {
   if (tokens == 0) return;
-  CHECK(args.head_dim % 16 == 0 && args.head_dim <= kMaxHeadDim, "head size {}", args.head_dim);
+  require(args.head_dim % 16 == 0 && args.head_dim <= kMaxHeadDim, "head size of rope_append");
   // Few tokens are spread over as many warps as can be; many share rotations and fill words of a page.
   constexpr std::int32_t kManyTokens = 512;
   const bool many = tokens >= kManyTokens;
-  Cut cut{tokens, many ? kMostWindow : kWarps, many ? 4 : 1, 0};
+  Cut cut{tokens, many ? kMostWindow : kWarps, many ? 4 : 1, 0, page_bytes(args.head_dim)};
   cut.groups = (args.heads + args.kv_heads + cut.heads - 1) / cut.heads;
   const dim3 grid(static_cast<unsigned>((tokens + cut.window - 1) / cut.window),
                   static_cast<unsigned>(cut.groups + args.kv_heads));
