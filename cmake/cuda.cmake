@@ -7,6 +7,9 @@ if(FIELDPRINT_CUDA AND NOT FIELDPRINT_SANITIZE)
     # Hopper's own instructions need the "a" target, which this CMake cannot name.
     set(CMAKE_CUDA_ARCHITECTURES OFF)
     enable_language(CUDA)
+    # Nor does it know the dialects of an nvcc that is newer than itself.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
     find_package(CUDAToolkit REQUIRED)
     set(FIELDPRINT_HAS_CUDA ON)
   endif()

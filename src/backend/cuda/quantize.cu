@@ -231,7 +231,7 @@ __device__ void quantise_blocks(const Values& values, const QuantRows& out, std:
       const std::int64_t block = t * blocks + values.index(k) / 8;
       if (!is_finite_scale(scale)) out.non_finite[t] = 1;
       out.scale[block] = scale;
-      out.block_sum[block] = __fmul_rn(scale, __int2float_rn(total));
+      out.block_sum[block] = is_finite_scale(scale) ? __fmul_rn(scale, __int2float_rn(total)) : scale;
     }
   }
 }
