@@ -53,13 +53,12 @@ __global__ void embed_w4g32(const __grid_constant__ EmbedArgs args) {
 
 void linear(const LinearArgs& args, Stream stream) {
   if (args.tokens == 0) return;
-  const std::int64_t few = 8;
+  constexpr int kFewColumns = 8;
+  constexpr int kFewTokens = 16;
   if (args.w.format == LinearFormat::kW4G32) {
-    linear_w4g32_direct(args, stream);
-  } else if (product_columns(args) <= few) {
-    linear_w8r_direct(args, stream);
+    args.tokens <= kFewTokens ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
   } else {
-    linear_w8r_tiled(args, stream);
+    product_columns(args) <= kFewColumns ? linear_w8r_direct(args, stream) : linear_w8r_tiled(args, stream);
   }
 }
 

@@ -209,6 +209,9 @@ void add_shape(const std::string& model, const Shape& shape, std::int64_t tokens
     add("w8a8_direct/" + suffix, [&shape, tokens](benchmark::State& state) {
       run_ours(state, shape, ActivationFormat::kA8, tokens, linear_w8r_direct);
     });
+    add("w4a8_tiled/" + suffix, [&shape, tokens](benchmark::State& state) {
+      run_ours(state, shape, ActivationFormat::kA8G32, tokens, linear_w4g32_tiled);
+    });
   }
   if (tokens >= 16) {
     add("cublasLt/" + suffix, [&shape, tokens](benchmark::State& state) { run_peer(state, shape, tokens); });

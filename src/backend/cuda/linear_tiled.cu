@@ -1,10 +1,10 @@
 #include <cooperative_groups.h>
-#include <cuda.h>
 
 #include <algorithm>
 
 #include "backend/cuda/linear_device.cuh"
 #include "backend/cuda/linear_kernels.h"
+#include "backend/cuda/linear_stages.cuh"
 #include "backend/cuda/repack.h"
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/wgmma.cuh"
@@ -19,8 +19,6 @@ namespace {
 
 namespace cg = cooperative_groups;
 
-constexpr int kStageCols = 128;
-constexpr int kStageBlocks = kStageCols / exact::kBlockCols;
 constexpr int kGroupTiles = 4;  ///< tiles of 16 rows in a warpgroup
 constexpr int kTileStageBytes = static_cast<int>(kStageBlocks * kFragmentBytes);
 
@@ -48,29 +46,10 @@ struct Task {
   int row_tiles;  ///< tiles of Shape::kRows
 };
 
-/// Which tile a block has: bands of row tiles, so that the blocks that run together share weights and tokens
-/// in L2.
-struct TileIndex {
-  int row;
-  int column;
-};
-__device__ __forceinline__ TileIndex tile_index(int block, int row_tiles, int column_tiles) {
-  constexpr int kBand = 8;
-  const int band = block / (kBand * column_tiles);
-  const int first = band * kBand;
-  const int height = min(kBand, row_tiles - first);
-  const int within = block - first * column_tiles;
-  return {first + within % height, within / height};
-}
-
 template <typename S>
-struct Stages {
-  std::uint32_t base;  ///< shared address of stage 0
-
-  __device__ std::uint32_t weights(int slot) const { return base + slot * S::kStageBytes + S::kTokenBytes; }
-  __device__ std::uint32_t tokens(int slot) const { return base + slot * S::kStageBytes; }
-  __device__ std::uint32_t full(int slot) const { return base + S::kStages * S::kStageBytes + slot * 8; }
-  __device__ std::uint32_t empty(int slot) const { return full(slot) + S::kStages * 8; }
+struct Stages : StageRing<S> {
+  __device__ std::uint32_t tokens(int slot) const { return this->slot_address(slot); }
+  __device__ std::uint32_t weights(int slot) const { return tokens(slot) + S::kTokenBytes; }
 };
 
 /// The stages [begin, end) of a row of tiles, and where the ring stands.
@@ -78,11 +57,6 @@ struct Range {
   int begin;
   int end;
 };
-
-__device__ __forceinline__ void expect_bytes(std::uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
 
 template <typename S>
 __device__ void produce(const LinearArgs& args, const CUtensorMap* map, TileIndex tile, Range range,
@@ -100,31 +74,14 @@ __device__ void produce(const LinearArgs& args, const CUtensorMap* map, TileInde
     const int bytes = min(kStageBlocks, blocks - stage * kStageBlocks) * static_cast<int>(kFragmentBytes);
     if (lane == 0) {
       expect_bytes(stages.full(slot), tiles * bytes + S::kTokenBytes);
-      asm volatile(
-          "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
-          "[%4];" ::"r"(stages.tokens(slot)),
-          "l"(map), "r"(stage * kStageCols), "r"(tile.column * S::kCols), "r"(stages.full(slot))
-          : "memory");
+      copy_box(stages.tokens(slot), map, {stage * kStageCols, tile.column * S::kCols}, stages.full(slot));
     }
     __syncwarp();
     if (lane < tiles) {
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-              stages.weights(slot) + lane * kTileStageBytes),
-          "l"(weights + static_cast<std::int64_t>(stage) * kTileStageBytes), "r"(bytes),
-          "r"(stages.full(slot))
-          : "memory");
+      copy_bulk(stages.weights(slot) + lane * kTileStageBytes,
+                weights + static_cast<std::int64_t>(stage) * kTileStageBytes, bytes, stages.full(slot));
     }
   }
-}
-
-__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
 }
 
 /// Multiplies one stage, then waits for the one before and hands its slot back. A block past the last of the
@@ -222,7 +179,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   extern __shared__ std::uint8_t shared[];
   const std::uint32_t raw = shared_address(shared);
   const std::uint32_t base = (raw + 1023U) & ~1023U;
-  const Stages<S> stages{base};
+  const Stages<S> stages{{base}};
   const LinearArgs& args = task.args;
   const int columns = product_columns(args);
   const int rank = static_cast<int>(blockIdx.x) % task.split;
@@ -231,15 +188,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   const int all = (args.w.cols + kStageCols - 1) / kStageCols;
   const Range range{all * rank / task.split, all * (rank + 1) / task.split};
 
-  if (threadIdx.x == 0) {
-    for (int slot = 0; slot < S::kStages; ++slot) {
-      barrier_init(stages.full(slot), 1);
-      barrier_init(stages.empty(slot), S::kWarpgroups * 4);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncthreads();
-
+  stages.init(1, S::kWarpgroups * 4);
   if constexpr (S::kLarge) {
     if (threadIdx.x >= S::kWarpgroups * 128) {
       asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
