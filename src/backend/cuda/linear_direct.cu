@@ -7,7 +7,7 @@
 namespace fieldprint::backend::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 8;  ///< of a w4g32 block
 constexpr int kThreads = 32 * kWarps;
 
 /// Weights are read once: past the first level cache. Zero where not `wanted`; no branch, so that loads stay
@@ -34,81 +34,114 @@ __device__ __forceinline__ uint2 load_once(const uint2* p, bool wanted) {
   return v;
 }
 
-__device__ __forceinline__ std::uint32_t load_word(const std::int8_t* p) {
-  return __ldg(reinterpret_cast<const unsigned int*>(p));
+/// What an earlier kernel wrote; not to be moved past the wait for it, nor to its use.
+__device__ __forceinline__ std::uint32_t load_word(const void* p) {
+  std::uint32_t v;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
 }
+__device__ __forceinline__ float load_float(const float* p) { return __uint_as_float(load_word(p)); }
 
-template <int kTiles, bool kA16>
-__global__ void __launch_bounds__(kThreads) w8r_kernel(const __grid_constant__ LinearArgs args) {
-  constexpr int kUnroll = 8;
-  __shared__ int2 partial[kWarps][kTiles * 2][32];
+/// A block of kWarps warps has kMTiles tiles of 16 rows and kNTiles tiles of 8 product columns.
+template <int kWarpCount, int kMTileCount, int kNTileCount>
+struct W8RShape {
+  static constexpr int kWarps = kWarpCount;
+  static constexpr int kMTiles = kMTileCount;
+  static constexpr int kNTiles = kNTileCount;
+  static constexpr int kParts = kMTiles * kNTiles * 2;  ///< halves of 16 x 8 products
+  static constexpr int kUnroll = 8 / kMTiles;           ///< blocks whose weights a warp has on their way
+};
+
+template <typename S>
+__device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)[S::kMTiles][S::kNTiles][4]) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
   const int blocks = args.w.cols / exact::kBlockCols;
   const int columns = product_columns(args);
-  const int first_column = static_cast<int>(blockIdx.y) * kTiles * 8;
-
+  const int tiles = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows;
+  const int first_tile = static_cast<int>(blockIdx.x) * S::kMTiles;
   const auto* a = reinterpret_cast<const uint4*>(args.w.data) +
-                  static_cast<std::int64_t>(blockIdx.x) * blocks * 32 + lane;
-  const std::int8_t* b[kTiles];
+                  static_cast<std::int64_t>(first_tile) * blocks * 32 + lane;
+  const std::int8_t* b[S::kNTiles];
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
+  for (int n = 0; n < S::kNTiles; ++n) {
     // Columns past the last repeat it; nobody stores them.
-    const int column = min(first_column + n * 8 + g, columns - 1);
-    b[n] = args.x.q + static_cast<std::int64_t>(column) * args.w.cols + 4 * t;
+    const int column = min((static_cast<int>(blockIdx.y) * S::kNTiles + n) * 8 + lane / 4, columns - 1);
+    b[n] = args.x.q + static_cast<std::int64_t>(column) * args.w.cols + lane % 4 * 4;
   }
-  int sums[kTiles][4] = {};
-  for (int first = warp; first < blocks; first += kWarps * kUnroll) {
-    uint4 fragments[kUnroll];
-    std::uint32_t words[kUnroll][kTiles][2];
+  for (int first = warp; first < blocks; first += S::kWarps * S::kUnroll) {
+    uint4 fragments[S::kUnroll][S::kMTiles];
+    std::uint32_t words[S::kUnroll][S::kNTiles][2];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int block = first + u * kWarps;
-      fragments[u] = load_once(a + block * 32, block < blocks);
+    for (int u = 0; u < S::kUnroll; ++u) {
+      const int block = first + u * S::kWarps;
+#pragma unroll
+      for (int m = 0; m < S::kMTiles; ++m) {
+        fragments[u][m] = load_once(a + (static_cast<std::int64_t>(m) * blocks + block) * 32,
+                                    block < blocks && first_tile + m < tiles);
+      }
     }
+    wait_for_earlier_kernels();
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int block = min(first + u * kWarps, blocks - 1);
+    for (int u = 0; u < S::kUnroll; ++u) {
+      const int block = min(first + u * S::kWarps, blocks - 1);
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
+      for (int n = 0; n < S::kNTiles; ++n) {
         words[u][n][0] = load_word(b[n] + block * 32);
         words[u][n][1] = load_word(b[n] + block * 32 + 16);
       }
     }
     __syncwarp();  // else the assembler moves each load to its use
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < S::kUnroll; ++u) {
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) mma_s8(sums[n], fragments[u], words[u][n][0], words[u][n][1], sums[n]);
+      for (int m = 0; m < S::kMTiles; ++m) {
+#pragma unroll
+        for (int n = 0; n < S::kNTiles; ++n) {
+          mma_s8(sums[m][n], fragments[u][m], words[u][n][0], words[u][n][1], sums[m][n]);
+        }
+      }
     }
   }
+}
+
+template <typename S, bool kA16>
+__global__ void __launch_bounds__(S::kWarps * 32) w8r_kernel(const __grid_constant__ LinearArgs args) {
+  static_assert(S::kParts <= S::kWarps);
+  __shared__ int2 partial[S::kWarps][S::kParts][32];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  let_later_kernels_start();
+  int sums[S::kMTiles][S::kNTiles][4] = {};
+  multiply_w8r<S>(args, sums);
+  wait_for_earlier_kernels();  // also where a warp had no weights
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-    partial[warp][2 * n][lane] = make_int2(sums[n][0], sums[n][1]);
-    partial[warp][2 * n + 1][lane] = make_int2(sums[n][2], sums[n][3]);
+  for (int part = 0; part < S::kParts; ++part) {
+    const int(&products)[4] = sums[part / 2 / S::kNTiles][part / 2 % S::kNTiles];
+    partial[warp][part][lane] = make_int2(products[part % 2 * 2], products[part % 2 * 2 + 1]);
   }
   __syncthreads();
-  const int part = warp;
-  if (part >= kTiles * 2) return;
+  if (warp >= S::kParts) return;
   int2 sum = make_int2(0, 0);
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    const int2 other = partial[w][part][lane];
+  for (int w = 0; w < S::kWarps; ++w) {
+    const int2 other = partial[w][warp][lane];
     sum.x += other.x;
     sum.y += other.y;
   }
-  const int row = static_cast<int>(blockIdx.x) * exact::kTileRows + g + 8 * (part % 2);
-  store_w8r<kA16>(args, row, first_column + part / 2 * 8 + 2 * t, sum.x, sum.y);
+  const int tile = static_cast<int>(blockIdx.x) * S::kMTiles + warp / 2 / S::kNTiles;
+  const int row = tile * exact::kTileRows + lane / 4 + 8 * (warp % 2);
+  const int column = (static_cast<int>(blockIdx.y) * S::kNTiles + warp / 2 % S::kNTiles) * 8 + lane % 4 * 2;
+  store_w8r<kA16>(args, row, column, sum.x, sum.y);
 }
 
-template <int kTiles, bool kA16>
+template <typename S>
 void launch_w8r(const LinearArgs& args, Stream stream) {
-  const dim3 grid(static_cast<unsigned>((args.w.rows + 15) / 16),
-                  static_cast<unsigned>((product_columns(args) + 8 * kTiles - 1) / (8 * kTiles)));
-  w8r_kernel<kTiles, kA16><<<grid, kThreads, 0, stream>>>(args);
-  check_launch("linear_w8r_direct");
+  const dim3 grid(static_cast<unsigned>((args.w.rows + 16 * S::kMTiles - 1) / (16 * S::kMTiles)),
+                  static_cast<unsigned>((product_columns(args) + 8 * S::kNTiles - 1) / (8 * S::kNTiles)));
+  const LaunchShape shape{grid, S::kWarps * 32, 0, 1};
+  args.x.format == ActivationFormat::kA16 ? launch_early(shape, stream, w8r_kernel<S, true>, args)
+                                          : launch_early(shape, stream, w8r_kernel<S, false>, args);
 }
 
 /// What a lane folds of one w4g32 block: dot products and their factors by row half and column.
@@ -167,8 +200,9 @@ __device__ __forceinline__ BlockTerms<kTiles> block_terms(uint2 nibbles, uint2 c
   for (int n = 0; n < kTiles; ++n) {
     int dot[4];
     mma_s8(dot, fragment, load_word(p.q[n] + block * 32), load_word(p.q[n] + block * 32 + 16), kMagic);
-    const float scale[2] = {__ldg(p.scale[n][0] + block), __ldg(p.scale[n][1] + block)};
-    terms.block_sum[n] = make_float2(__ldg(p.block_sum[n][0] + block), __ldg(p.block_sum[n][1] + block));
+    const float scale[2] = {load_float(p.scale[n][0] + block), load_float(p.scale[n][1] + block)};
+    terms.block_sum[n] =
+        make_float2(load_float(p.block_sum[n][0] + block), load_float(p.block_sum[n][1] + block));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       terms.dot[n][i] = magic_to_float(dot[i]);
@@ -210,6 +244,7 @@ __global__ void __launch_bounds__(kThreads) w4g32_kernel(const __grid_constant__
   }
   __syncthreads();
 
+  let_later_kernels_start();
   const std::uint8_t* tile = args.w.data + static_cast<std::int64_t>(blockIdx.x) * blocks * kW4BlockBytes;
   const ColumnPointers<kTiles> pointers = column_pointers<kTiles>(args, first_column, g, t);
   int parity = 0;
@@ -224,6 +259,7 @@ __global__ void __launch_bounds__(kThreads) w4g32_kernel(const __grid_constant__
       nibbles[u] = load_once(words + lane, block < blocks);
       coefficients[u] = load_once(words + 32 + g, block < blocks);
     }
+    wait_for_earlier_kernels();
     BlockTerms<kTiles> terms[kBatch];
 #pragma unroll
     for (int u = 0; u < kBatch; ++u) {
@@ -265,19 +301,14 @@ template <int kTiles>
 void launch_w4g32(const LinearArgs& args, Stream stream) {
   const dim3 grid(static_cast<unsigned>((args.w.rows + 15) / 16),
                   static_cast<unsigned>((args.tokens + 8 * kTiles - 1) / (8 * kTiles)));
-  w4g32_kernel<kTiles><<<grid, kThreads, 0, stream>>>(args);
-  check_launch("linear_w4g32_direct");
+  launch_early({grid, kThreads, 0, 1}, stream, w4g32_kernel<kTiles>, args);
 }
 
 }  // namespace
 
 void linear_w8r_direct(const LinearArgs& args, Stream stream) {
-  const bool a16 = args.x.format == ActivationFormat::kA16;
-  if (product_columns(args) <= 8) {
-    a16 ? launch_w8r<1, true>(args, stream) : launch_w8r<1, false>(args, stream);
-  } else {
-    a16 ? launch_w8r<2, true>(args, stream) : launch_w8r<2, false>(args, stream);
-  }
+  if (product_columns(args) <= 8) return launch_w8r<W8RShape<8, 1, 1>>(args, stream);
+  launch_w8r<W8RShape<16, 2, 2>>(args, stream);
 }
 
 void linear_w4g32_direct(const LinearArgs& args, Stream stream) {

@@ -158,6 +158,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, LinearTest,
                          ::testing::Values(Kernel{"chosen", true, true, linear},
                                            Kernel{"w8r_direct", true, false, linear_w8r_direct},
                                            Kernel{"w8r_tiled", true, false, linear_w8r_tiled},
+                                           Kernel{"w8r_large", true, false, linear_w8r_large},
                                            Kernel{"w4g32_direct", false, true, linear_w4g32_direct},
                                            Kernel{"w4g32_tiled", false, true, linear_w4g32_tiled}),
                          [](const auto& kernel) { return std::string(kernel.param.name); });
