@@ -12,6 +12,7 @@
 #include "backend/cuda/linear_kernels.h"
 #include "backend/cuda/linear_peer.h"
 #include "backend/cuda/linear_testing.h"
+#include "backend/kernel_testing.h"
 
 /// Linear layers of Llama 3 8B and SmolLM2-135M on the device: bytes of weights a second at few tokens,
 /// operations a second (each digit of a16 counts) at many, beside cuBLASLt's int8 product of the same shape,

@@ -86,6 +86,38 @@ __device__ __forceinline__ void wait_for_earlier_kernels() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
+/// Weights are read once: past the first level cache. Zero where not `wanted`; no branch, so that loads stay
+/// in flight together.
+__device__ __forceinline__ uint4 load_once(const uint4* p, bool wanted) {
+  uint4 v;
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %5, 0;\n"
+      " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
+      " @p ld.global.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "l"(p), "r"(static_cast<int>(wanted))
+      : "memory");
+  return v;
+}
+__device__ __forceinline__ uint2 load_once(const uint2* p, bool wanted) {
+  uint2 v;
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      " @p ld.global.L1::no_allocate.L2::256B.v2.u32 {%0,%1}, [%2];\n}"
+      : "=&r"(v.x), "=&r"(v.y)
+      : "l"(p), "r"(static_cast<int>(wanted))
+      : "memory");
+  return v;
+}
+
+/// What an earlier kernel wrote; not to be moved past the wait for it, nor to its use.
+__device__ __forceinline__ std::uint32_t load_word(const void* p) {
+  std::uint32_t v;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ float load_float(const float* p) { return __uint_as_float(load_word(p)); }
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }

@@ -7,6 +7,7 @@
 
 #include "backend/cuda/linear_kernels.h"
 #include "backend/cuda/linear_testing.h"
+#include "backend/kernel_testing.h"
 #include "backend/scalar/linear.h"
 #include "backend/scalar/quantize.h"
 
