@@ -51,15 +51,31 @@ __global__ void embed_w4g32(const __grid_constant__ EmbedArgs args) {
 
 }  // namespace
 
+int multiprocessors() {
+  static const int count = [] {
+    int device = 0;
+    int value = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    return value;
+  }();
+  return count;
+}
+
 void linear(const LinearArgs& args, Stream stream) {
   if (args.tokens == 0) return;
-  constexpr int kFewColumns = 8;
   constexpr int kFewTokens = 16;
   if (args.w.format == LinearFormat::kW4G32) {
-    args.tokens <= kFewTokens ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
-  } else {
-    product_columns(args) <= kFewColumns ? linear_w8r_direct(args, stream) : linear_w8r_tiled(args, stream);
+    return args.tokens <= kFewTokens ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
   }
+  constexpr int kFewColumns = 16;
+  constexpr int kManyColumns = 256;
+  const int columns = product_columns(args);
+  if (columns <= kFewColumns) return linear_w8r_direct(args, stream);
+  // A large tile is 256 rows by 256 columns: they should keep most of the device busy.
+  const int large_tiles = (args.w.rows + 255) / 256 * ((columns + 255) / 256);
+  if (columns < kManyColumns || large_tiles * 4 < multiprocessors()) return linear_w8r_tiled(args, stream);
+  linear_w8r_large(args, stream);
 }
 
 void embed(const EmbedArgs& args, std::int32_t tokens, Stream stream) {

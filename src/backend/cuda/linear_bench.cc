@@ -12,6 +12,7 @@
 #include "backend/cuda/linear_kernels.h"
 #include "backend/cuda/linear_peer.h"
 #include "backend/cuda/linear_testing.h"
+#include "backend/kernel_testing.h"
 
 /// Linear layers of Llama 3 8B and SmolLM2-135M on the device: bytes of weights a second at few tokens,
 /// operations a second (each digit of a16 counts) at many, beside cuBLASLt's int8 product of the same shape,
@@ -213,6 +214,14 @@ void add_shape(const std::string& model, const Shape& shape, std::int64_t tokens
       run_ours(state, shape, ActivationFormat::kA8G32, tokens, linear_w4g32_tiled);
     });
   }
+  if (tokens >= 64 && tokens <= 512) {
+    add("w8a8_tiled/" + suffix, [&shape, tokens](benchmark::State& state) {
+      run_ours(state, shape, ActivationFormat::kA8, tokens, linear_w8r_tiled);
+    });
+    add("w8a8_large/" + suffix, [&shape, tokens](benchmark::State& state) {
+      run_ours(state, shape, ActivationFormat::kA8, tokens, linear_w8r_large);
+    });
+  }
   if (tokens >= 16) {
     add("cublasLt/" + suffix, [&shape, tokens](benchmark::State& state) { run_peer(state, shape, tokens); });
   }
@@ -225,7 +234,7 @@ const bool kRegistered = [] {
   for (const Shape& shape : kLlama) {
     for (const std::int64_t tokens : {1, 16, 64}) add_shape("llama", shape, tokens);
     if (shape.rows > 100000) continue;  // heads run on the last token of a sequence only
-    for (const std::int64_t tokens : {512, 2048, 8192}) add_shape("llama", shape, tokens);
+    for (const std::int64_t tokens : {256, 512, 2048, 8192}) add_shape("llama", shape, tokens);
   }
   return true;
 }();

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "backend/cuda/device.h"
 #include "backend/ops.h"
 #include "exact/format.h"
 
@@ -74,6 +75,49 @@ __device__ __forceinline__ float magic_to_float(int dot) {
   return __fsub_rn(__int_as_float(dot), exact::kRoundMagic);
 }
 
+/// Programmatic dependent launch (CUDA programming guide): a kernel launched with launch_early() may start
+/// when the blocks of the kernel before it have called let_later_kernels_start(), and must wait before it
+/// reads or writes anything that an earlier kernel may touch. Every block waits, so that a kernel's end is
+/// the end of all before it.
+__device__ __forceinline__ void let_later_kernels_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_earlier_kernels() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/// Weights are read once: past the first level cache. Zero where not `wanted`; no branch, so that loads stay
+/// in flight together.
+__device__ __forceinline__ uint4 load_once(const uint4* p, bool wanted) {
+  uint4 v;
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %5, 0;\n"
+      " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
+      " @p ld.global.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "l"(p), "r"(static_cast<int>(wanted))
+      : "memory");
+  return v;
+}
+__device__ __forceinline__ uint2 load_once(const uint2* p, bool wanted) {
+  uint2 v;
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      " @p ld.global.L1::no_allocate.L2::256B.v2.u32 {%0,%1}, [%2];\n}"
+      : "=&r"(v.x), "=&r"(v.y)
+      : "l"(p), "r"(static_cast<int>(wanted))
+      : "memory");
+  return v;
+}
+
+/// What an earlier kernel wrote; not to be moved past the wait for it, nor to its use.
+__device__ __forceinline__ std::uint32_t load_word(const void* p) {
+  std::uint32_t v;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ float load_float(const float* p) { return __uint_as_float(load_word(p)); }
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -94,6 +138,32 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) 
         : "r"(barrier), "r"(parity)
         : "memory");
   }
+}
+
+struct LaunchShape {
+  dim3 grid;
+  int threads;
+  int shared_bytes;
+  int cluster;  ///< blocks
+};
+
+/// Launches a kernel that calls wait_for_earlier_kernels().
+template <typename... Parameters, typename... Arguments>
+void launch_early(const LaunchShape& shape, Stream stream, void (*kernel)(Parameters...),
+                  const Arguments&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = shape.cluster > 1 ? 2 : 1;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), "cudaLaunchKernelEx");
 }
 
 }  // namespace

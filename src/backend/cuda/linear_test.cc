@@ -7,6 +7,7 @@
 
 #include "backend/cuda/linear_kernels.h"
 #include "backend/cuda/linear_testing.h"
+#include "backend/kernel_testing.h"
 #include "backend/scalar/linear.h"
 #include "backend/scalar/quantize.h"
 
@@ -158,6 +159,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, LinearTest,
                          ::testing::Values(Kernel{"chosen", true, true, linear},
                                            Kernel{"w8r_direct", true, false, linear_w8r_direct},
                                            Kernel{"w8r_tiled", true, false, linear_w8r_tiled},
+                                           Kernel{"w8r_large", true, false, linear_w8r_large},
                                            Kernel{"w4g32_direct", false, true, linear_w4g32_direct},
                                            Kernel{"w4g32_tiled", false, true, linear_w4g32_tiled}),
                          [](const auto& kernel) { return std::string(kernel.param.name); });

@@ -7,7 +7,7 @@
 
 #include "backend/cuda/device.h"
 #include "backend/cuda/repack.h"
-#include "backend/kernel_testing.h"
+#include "backend/ops.h"
 
 /// Device copies of test data.
 namespace fieldprint::backend::cuda::testing {
@@ -46,10 +46,11 @@ class DeviceArray {
   void* data_ = nullptr;
 };
 
-/// A weight, repacked on the device.
+/// A weight of the storage of kernel_testing.h, repacked on the device.
 class DeviceWeight {
  public:
-  explicit DeviceWeight(backend::testing::WeightStorage& host)
+  template <typename WeightStorage>
+  explicit DeviceWeight(WeightStorage& host)
       : data_(host.data(), static_cast<std::size_t>(host.bytes())),
         scale_(host.row_scale),
         packed_(static_cast<std::size_t>(repacked_bytes(host.view()))) {
@@ -68,9 +69,11 @@ class DeviceWeight {
   PackedWeight view_{};
 };
 
+/// Quantised rows of the storage of kernel_testing.h.
 class DeviceRows {
  public:
-  explicit DeviceRows(const backend::testing::QuantStorage& host)
+  template <typename QuantStorage>
+  explicit DeviceRows(const QuantStorage& host)
       : format_(host.format),
         cols_(host.cols),
         q_(host.q),

@@ -205,6 +205,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kLarge ? 1 : 2)
   const TileIndex tile =
       tile_index(static_cast<int>(blockIdx.x), row_tiles, (args.tokens + S::kTokens - 1) / S::kTokens);
   stages.init(kProducers + 1, kConsumerWarps);
+  let_later_kernels_start();
+  wait_for_earlier_kernels();
   if (threadIdx.x >= kConsumerWarps * 32) {
     if constexpr (S::kLarge) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     produce<S>(args, &map, tile, stages);
@@ -224,9 +226,8 @@ void launch(const LinearArgs& args, Stream stream) {
   const int row_tiles = (args.w.rows + S::kRows - 1) / S::kRows;
   const int token_tiles = (args.tokens + S::kTokens - 1) / S::kTokens;
   const CUtensorMap map = byte_matrix_map(args.x.q, args.tokens, args.w.cols, {S::kTokens, kStageCols});
-  kernel<<<static_cast<unsigned>(row_tiles * token_tiles), S::kThreads, S::kSharedBytes, stream>>>(map, args,
-                                                                                                   row_tiles);
-  check_launch("linear_w4g32_tiled");
+  launch_early({dim3(static_cast<unsigned>(row_tiles * token_tiles)), S::kThreads, S::kSharedBytes, 1},
+               stream, kernel, map, args, row_tiles);
 }
 
 }  // namespace
