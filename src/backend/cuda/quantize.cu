@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/launch.cuh"
 #include "backend/cuda/math.cuh"
 #include "backend/cuda/quantize.h"
 
@@ -11,52 +12,81 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / 32;
 
-/// What the warps of a block tell each other about their row.
+struct RowSums {
+  std::int32_t first;
+  std::int32_t second;
+};
+
+/// What the warps of a block tell each other about their row, and the blocks of a cluster.
 struct Exchange {
   std::uint32_t largest[kMaxWarps];
-  std::int32_t sums[2][kMaxWarps];
+  RowSums sums[kMaxWarps];
   float factor;
+  std::uint32_t block_largest;
+  RowSums block_sums;
 };
+
+/// The blocks of a cluster share a row; mostly there is one.
+__device__ int parts() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
+__device__ int part_index() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
+__device__ Exchange& exchange_of(Exchange& own, int part) {
+  return *cooperative_groups::this_cluster().map_shared_rank(&own, static_cast<unsigned>(part));
+}
 
 __device__ int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
 __device__ int lane_index() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ int warps() { return static_cast<int>(blockDim.x) / 32; }
 
-/// Largest magnitude of the block's threads, for all of them.
-__device__ std::uint32_t block_max(std::uint32_t largest, Exchange& exchange) {
+/// Largest magnitude of the row's threads, for all of them.
+__device__ std::uint32_t row_max(std::uint32_t largest, Exchange& exchange) {
   largest = warp_max(largest);
   if (lane_index() == 0) exchange.largest[warp_index()] = largest;
   __syncthreads();
-  return warp_max(lane_index() < warps() ? exchange.largest[lane_index()] : 0U);
+  largest = warp_max(lane_index() < warps() ? exchange.largest[lane_index()] : 0U);
+  if (parts() == 1) return largest;
+  if (threadIdx.x == 0) exchange.block_largest = largest;
+  cooperative_groups::this_cluster().sync();
+  return warp_max(lane_index() < parts() ? exchange_of(exchange, lane_index()).block_largest : 0U);
 }
 
-/// Sum over the warp of one of the block's sums, whole warps after the barrier.
-__device__ std::int32_t sum_of(const std::int32_t (&sums)[kMaxWarps]) {
-  return __reduce_add_sync(kAllLanes, lane_index() < warps() ? sums[lane_index()] : 0);
+/// Sums over the row's threads, for the first warp of the row's first block.
+__device__ RowSums row_sums(RowSums own, Exchange& exchange) {
+  own = {__reduce_add_sync(kAllLanes, own.first), __reduce_add_sync(kAllLanes, own.second)};
+  if (lane_index() == 0) exchange.sums[warp_index()] = own;
+  __syncthreads();
+  const RowSums warp = lane_index() < warps() ? exchange.sums[lane_index()] : RowSums{0, 0};
+  own = {__reduce_add_sync(kAllLanes, warp.first), __reduce_add_sync(kAllLanes, warp.second)};
+  if (parts() == 1) return own;
+  if (threadIdx.x == 0) exchange.block_sums = own;
+  cooperative_groups::this_cluster().sync();
+  const RowSums block =
+      lane_index() < parts() ? exchange_of(exchange, lane_index()).block_sums : RowSums{0, 0};
+  own = {__reduce_add_sync(kAllLanes, block.first), __reduce_add_sync(kAllLanes, block.second)};
+  cooperative_groups::this_cluster().sync();  // nobody leaves while its sums are being read
+  return own;
 }
 
-/// Lane i's part of the sum of squares: x[i], x[i + 32], … in this order. Loads run one batch ahead of the
-/// chain of fma; a zero beyond the row changes nothing.
+/// Lane i's part of the sum of squares: x[i], x[i + 32], … in this order. The loads of a batch are in flight
+/// together; in the last one, a zero beyond the row changes nothing.
 __device__ float lane_squares(const float* x, int cols) {
   constexpr int kBatch = 16;
   const int strides = cols / 32;
-  float next[kBatch];
-  const auto load = [&](int first) {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      next[j] = first + j < strides ? x[(first + j) * 32 + lane_index()] : 0.0F;
-    }
-  };
-  load(0);
+  x += lane_index();
   float sum = 0.0F;
-  for (int first = 0; first < strides; first += kBatch) {
-    float now[kBatch];
+  int first = 0;
+#pragma unroll 2
+  for (; first + kBatch <= strides; first += kBatch) {
+    float batch[kBatch];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) now[j] = next[j];
-    load(first + kBatch);
+    for (int j = 0; j < kBatch; ++j) batch[j] = x[(first + j) * 32];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) sum = __fmaf_rn(now[j], now[j], sum);
+    for (int j = 0; j < kBatch; ++j) sum = __fmaf_rn(batch[j], batch[j], sum);
   }
+  float rest[kBatch];
+#pragma unroll
+  for (int j = 0; j < kBatch; ++j) rest[j] = first + j < strides ? x[(first + j) * 32] : 0.0F;
+#pragma unroll
+  for (int j = 0; j < kBatch; ++j) sum = __fmaf_rn(rest[j], rest[j], sum);
   return sum;
 }
 
@@ -78,43 +108,46 @@ struct NormedRow {
   }
 };
 
-/// Row and weight are brought to shared memory where they fit: one warp sums the squares, the others wait.
-__device__ NormedRow norm_row(const float* x, const float* weight, int cols, float epsilon, bool staged,
-                              Exchange& exchange) {
-  extern __shared__ float4 stage[];
-  const int quads = cols / 4;
-  NormedRow row{reinterpret_cast<const float4*>(x), reinterpret_cast<const float4*>(weight), 0.0F};
-  if (staged) {
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < quads; i += static_cast<int>(blockDim.x)) {
-      stage[i] = row.x[i];
-      stage[quads + i] = row.weight[i];
-    }
-    row.x = stage;
-    row.weight = stage + quads;
-    __syncthreads();
-  }
-  if (warp_index() == 0) {
-    const float squares = reduce_lanes(lane_squares(reinterpret_cast<const float*>(row.x), cols));
-    if (lane_index() == 0) exchange.factor = inverse_rms(squares, cols, epsilon);
-  }
-  __syncthreads();
-  row.factor = exchange.factor;
-  return row;
-}
-
 struct NormedRows {
   const float* x;
-  const std::int32_t* rows;
+  const std::int32_t* rows;  ///< or null
   const float* weight;
   float epsilon;
   bool staged;
 
-  __device__ NormedRow row(std::int64_t t, int cols, Exchange& exchange) const {
-    const std::int64_t from = rows != nullptr ? rows[t] : t;
-    return norm_row(x + from * cols, weight, cols, epsilon, staged, exchange);
-  }
+  __device__ NormedRow row(std::int64_t t, int cols, Exchange& exchange) const;
 };
+
+/// Row and weight are brought to shared memory where they fit, the constant weight while earlier kernels end;
+/// one warp sums the squares, the others wait.
+__device__ NormedRow NormedRows::row(std::int64_t t, int cols, Exchange& exchange) const {
+  extern __shared__ float4 stage[];
+  const int quads = cols / 4;
+  NormedRow out{reinterpret_cast<const float4*>(x), reinterpret_cast<const float4*>(weight), 0.0F};
+  const int first = static_cast<int>(threadIdx.x);
+  const int stride = static_cast<int>(blockDim.x);
+  if (staged) {
+#pragma unroll 4
+    for (int i = first; i < quads; i += stride) stage[quads + i] = out.weight[i];
+    out.weight = stage + quads;
+  }
+  wait_for_earlier_kernels();
+  if (rows != nullptr) t = rows[t];
+  out.x += t * quads;
+  if (staged) {
+#pragma unroll 4
+    for (int i = first; i < quads; i += stride) stage[i] = out.x[i];
+    out.x = stage;
+    __syncthreads();
+  }
+  if (warp_index() == 0) {
+    const float squares = reduce_lanes(lane_squares(reinterpret_cast<const float*>(out.x), cols));
+    if (lane_index() == 0) exchange.factor = inverse_rms(squares, cols, epsilon);
+  }
+  __syncthreads();
+  out.factor = exchange.factor;
+  return out;
+}
 
 struct PlainRow {
   const float4* x;
@@ -124,6 +157,7 @@ struct PlainRow {
 struct PlainRows {
   const float* x;
   __device__ PlainRow row(std::int64_t t, int cols, Exchange&) const {
+    wait_for_earlier_kernels();
     return {reinterpret_cast<const float4*>(x + t * cols)};
   }
 };
@@ -147,6 +181,7 @@ template <GateFunction kFunction>
 struct GatedRows {
   const float* gate_up;
   __device__ GatedRow<kFunction> row(std::int64_t t, int cols, Exchange&) const {
+    wait_for_earlier_kernels();
     const auto* gate = reinterpret_cast<const float4*>(gate_up + 2 * t * cols);
     return {gate, gate + cols / 4};
   }
@@ -175,22 +210,27 @@ __device__ int4 low_digits(int4 q, int4 h) {
   return {q.x - 256 * h.x, q.y - 256 * h.y, q.z - 256 * h.z, q.w - 256 * h.w};
 }
 
-/// Each thread's share of a row: quads threadIdx.x, threadIdx.x + blockDim.x, … in `rounds` rounds. With
-/// kHeld > 0 they are computed once and held, else computed in every pass. Beyond the row they are 0.
+/// Each thread's share of a row: quad threadIdx.x of its block's part and every blockDim.x-th from there on,
+/// in `rounds` rounds. With kHeld > 0 they are computed once and held, else computed in every pass. Beyond
+/// the part they are 0. A part is a multiple of eight quads, a block of 32 columns.
 template <class Row, int kHeld>
 class Share {
  public:
-  __device__ Share(const Row& row, int quads) : row_(row), quads_(quads) {
+  __device__ Share(const Row& row, int quads) : row_(row) {
+    const int part = (quads / 8 + parts() - 1) / parts() * 8;
+    begin_ = part_index() * part;
+    end_ = min(begin_ + part, quads);
 #pragma unroll
     for (int k = 0; k < kHeld; ++k) held_[k] = compute(index(k));
   }
   __device__ int rounds() const {
-    return kHeld > 0 ? kHeld : (quads_ + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
+    const int threads = static_cast<int>(blockDim.x);
+    return kHeld > 0 ? kHeld : (end_ - begin_ + threads - 1) / threads;
   }
-  __device__ static int index(int k) {
-    return k * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
+  __device__ int index(int k) const {
+    return begin_ + k * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
   }
-  __device__ bool holds(int k) const { return index(k) < quads_; }
+  __device__ bool holds(int k) const { return index(k) < end_; }
   __device__ float4 operator[](int k) const {
     if constexpr (kHeld > 0) {
       return held_[k];
@@ -200,10 +240,11 @@ class Share {
   }
 
  private:
-  __device__ float4 compute(int i) const { return i < quads_ ? row_.at(i) : float4{0.0F, 0.0F, 0.0F, 0.0F}; }
+  __device__ float4 compute(int i) const { return i < end_ ? row_.at(i) : float4{0.0F, 0.0F, 0.0F, 0.0F}; }
 
   const Row& row_;
-  int quads_;
+  int begin_;
+  int end_;
   float4 held_[kHeld > 0 ? kHeld : 1];
 };
 
@@ -243,7 +284,7 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
   std::uint32_t largest = 0;
 #pragma unroll
   for (int k = 0; k < values.rounds(); ++k) largest = max(largest, largest_of(values[k]));
-  const float amax = bits_to_float(block_max(largest, exchange));
+  const float amax = bits_to_float(row_max(largest, exchange));
   const auto [inverse, scale] = quant_scale(amax, two_digits ? exact::kA16Max : exact::kA8Max);
   std::int8_t* row = out.q + (two_digits ? 2 : 1) * t * out.cols;
   std::int32_t first = 0;
@@ -262,32 +303,24 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
     store(row, values.index(k), q);
     first += sum(q);
   }
-  first = __reduce_add_sync(kAllLanes, first);
-  second = __reduce_add_sync(kAllLanes, second);
-  if (lane_index() == 0) {
-    exchange.sums[0][warp_index()] = first;
-    exchange.sums[1][warp_index()] = second;
-  }
-  __syncthreads();
-  if (warp_index() != 0) return;
-  first = sum_of(exchange.sums[0]);
-  second = sum_of(exchange.sums[1]);
-  if (lane_index() != 0) return;
+  const RowSums sums = row_sums({first, second}, exchange);
+  if (threadIdx.x != 0 || part_index() != 0) return;
   if (!is_finite_scale(scale)) out.non_finite[t] = 1;
   out.scale[t] = scale;
   if (two_digits) {
-    out.row_sum[2 * t] = first;
-    out.row_sum[2 * t + 1] = second;
+    out.row_sum[2 * t] = sums.first;
+    out.row_sum[2 * t + 1] = sums.second;
   } else {
-    out.row_sum[t] = first;
+    out.row_sum[t] = sums.first;
   }
 }
 
-/// One block a row.
+/// One cluster a row.
 template <class Rows, int kHeld>
 __global__ void __launch_bounds__(kMaxThreads) quantize_rows(Rows rows, QuantRows out) {
+  let_later_kernels_start();
   __shared__ Exchange exchange;
-  const std::int64_t t = blockIdx.x;
+  const std::int64_t t = static_cast<int>(blockIdx.x) / parts();
   const auto row = rows.row(t, out.cols, exchange);
   const Share<decltype(rows.row(t, 0, exchange)), kHeld> values(row, out.cols / 4);
   if (out.format == ActivationFormat::kA8G32) {
@@ -298,10 +331,11 @@ __global__ void __launch_bounds__(kMaxThreads) quantize_rows(Rows rows, QuantRow
 }
 
 __global__ void __launch_bounds__(kMaxThreads) norm_add_rows(NormAddArgs args, bool staged) {
+  let_later_kernels_start();
   __shared__ Exchange exchange;
   const std::int64_t t = blockIdx.x;
   const NormedRow row =
-      norm_row(args.x + t * args.cols, args.weight, args.cols, args.epsilon, staged, exchange);
+      NormedRows{args.x, nullptr, args.weight, args.epsilon, staged}.row(t, args.cols, exchange);
   auto* residual = reinterpret_cast<float4*>(args.residual + t * args.cols);
   for (int i = static_cast<int>(threadIdx.x); i < args.cols / 4; i += static_cast<int>(blockDim.x)) {
     const float4 add = row.at(i);
@@ -312,122 +346,87 @@ __global__ void __launch_bounds__(kMaxThreads) norm_add_rows(NormAddArgs args, b
   }
 }
 
-constexpr int kRowBlocks = 8;  ///< a cluster of so many blocks shares a row of logits
-
-__global__ void __cluster_dims__(kRowBlocks, 1, 1) __launch_bounds__(kMaxThreads)
-    probability_rows(ProbabilitiesArgs args) {
-  __shared__ float warp_best[kMaxWarps];
-  __shared__ float block_best;
-  const auto cluster = cooperative_groups::this_cluster();
-  const std::int64_t row = blockIdx.y;
-  const float* logits = args.logits + row * args.vocab;
-  const int first = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  const int stride = static_cast<int>(gridDim.x * blockDim.x);
-
-  float best = -INFINITY;
-#pragma unroll 8
-  for (int i = first; i < args.vocab; i += stride) best = fmaxf(best, logits[i]);  // passes NaN over
-#pragma unroll
-  for (int width = 16; width > 0; width /= 2) best = fmaxf(best, __shfl_xor_sync(kAllLanes, best, width));
-  if (lane_index() == 0) warp_best[warp_index()] = best;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int w = 1; w < warps(); ++w) best = fmaxf(best, warp_best[w]);
-    block_best = best;
-  }
-  cluster.sync();
-  for (int b = 0; b < kRowBlocks; ++b) best = fmaxf(best, *cluster.map_shared_rank(&block_best, b));
-  cluster.sync();  // nobody leaves while its maximum is being read
-  // The maximum begins with the first logit, and nothing is larger than a NaN.
-  if (isnan(logits[0])) best = logits[0];
-
-  const float scale = args.scale[row];
-#pragma unroll 4
-  for (int i = first; i < args.vocab; i += stride) {
-    const float x = __fmul_rn(__fsub_rn(logits[i], best), scale);
-    const float p = isnan(x) ? 0.0F : exp2(x);
-    args.p[row * args.vocab + i] = __float2int_rn(__fmul_rn(p, exact::kProbabilityOne));
-  }
-}
-
 /// Rows beyond this are not staged in shared memory.
 constexpr std::int32_t kMostStagedCols = 16384;
 
-std::size_t stage_bytes(std::int32_t cols) {
-  return cols <= kMostStagedCols ? 2 * sizeof(float) * static_cast<std::size_t>(cols) : 0;
+int stage_bytes(std::int32_t cols) {
+  return cols <= kMostStagedCols ? 2 * static_cast<int>(sizeof(float)) * cols : 0;
 }
 
-/// Launches with as many threads as give each `quads_each` quads.
-int threads_for(std::int32_t cols, int quads_each) {
+/// How rows are spread over the device.
+struct Spread {
+  int parts;  ///< blocks that share a row
+  int threads;
+  int held;  ///< quads of each thread
+};
+
+/// With few rows everything that can help does; with many, a thread that has more to do hides its waits.
+Spread spread(std::int32_t tokens, std::int32_t cols, bool divisible) {
+  constexpr int kMultiprocessors = 132;
+  constexpr int kMostParts = 8;
   const int quads = cols / 4;
-  const int threads = (quads + quads_each - 1) / quads_each;
-  return std::min((threads + 31) / 32 * 32, kMaxThreads);
-}
-
-/// With few rows every thread that helps is used; with many, a thread that has more to do hides its waits.
-int quads_each(std::int32_t tokens) {
-  constexpr std::int32_t kFewRows = 132;
-  return tokens <= kFewRows ? 1 : 4;
+  int parts = 1;
+  while (divisible && parts < kMostParts && quads > kMaxThreads * parts &&
+         2 * parts * tokens <= kMultiprocessors) {
+    parts *= 2;
+  }
+  const int part = (quads / 8 + parts - 1) / parts * 8;
+  const int each = tokens <= kMultiprocessors ? 1 : 4;
+  const int threads = std::min(((part + each - 1) / each + 31) / 32 * 32, kMaxThreads);
+  return {parts, threads, (part + threads - 1) / threads};
 }
 
 template <class Rows, int kHeld>
-void launch_held(const Rows& rows, const QuantRows& out, std::int32_t tokens, int threads, std::size_t shared,
-                 Stream stream) {
-  constexpr int kMostShared = 2 * static_cast<int>(sizeof(float)) * kMostStagedCols;
-  static const int allowed = cudaFuncSetAttribute(quantize_rows<Rows, kHeld>,
-                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, kMostShared);
+void launch_held(const Rows& rows, const QuantRows& out, std::int32_t tokens, const Spread& spread,
+                 int shared, Stream stream) {
+  static const int allowed = cudaFuncSetAttribute(
+      quantize_rows<Rows, kHeld>, cudaFuncAttributeMaxDynamicSharedMemorySize, stage_bytes(kMostStagedCols));
   check(allowed, "cudaFuncSetAttribute");
-  quantize_rows<Rows, kHeld><<<static_cast<unsigned>(tokens), threads, shared, stream>>>(rows, out);
-  check_launch("quantize_rows");
+  const dim3 grid(static_cast<unsigned>(tokens * spread.parts));
+  launch_early({grid, spread.threads, shared, spread.parts}, stream, quantize_rows<Rows, kHeld>, rows, out);
 }
 
 template <class Rows>
-void launch(const Rows& rows, const QuantRows& out, std::int32_t tokens, std::size_t shared, Stream stream) {
+void launch(const Rows& rows, const QuantRows& out, std::int32_t tokens, const Spread& spread, int shared,
+            Stream stream) {
   if (tokens == 0) return;
-  const int threads = threads_for(out.cols, quads_each(tokens));
-  const int held = (out.cols / 4 + threads - 1) / threads;
-  if (held <= 1) return launch_held<Rows, 1>(rows, out, tokens, threads, shared, stream);
-  if (held <= 2) return launch_held<Rows, 2>(rows, out, tokens, threads, shared, stream);
-  if (held <= 4) return launch_held<Rows, 4>(rows, out, tokens, threads, shared, stream);
-  if (held <= 8) return launch_held<Rows, 8>(rows, out, tokens, threads, shared, stream);
-  launch_held<Rows, 0>(rows, out, tokens, threads, shared, stream);
+  if (spread.held <= 1) return launch_held<Rows, 1>(rows, out, tokens, spread, shared, stream);
+  if (spread.held <= 2) return launch_held<Rows, 2>(rows, out, tokens, spread, shared, stream);
+  if (spread.held <= 4) return launch_held<Rows, 4>(rows, out, tokens, spread, shared, stream);
+  if (spread.held <= 8) return launch_held<Rows, 8>(rows, out, tokens, spread, shared, stream);
+  launch_held<Rows, 0>(rows, out, tokens, spread, shared, stream);
 }
 
 }  // namespace
 
 void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens, Stream stream) {
-  const std::size_t shared = stage_bytes(args.out.cols);
-  launch(NormedRows{args.x, args.rows, args.weight, args.epsilon, shared > 0}, args.out, tokens, shared,
-         stream);
+  const int shared = stage_bytes(args.out.cols);
+  const NormedRows rows{args.x, args.rows, args.weight, args.epsilon, shared > 0};
+  launch(rows, args.out, tokens, spread(tokens, args.out.cols, false), shared, stream);
 }
 
 void norm_add(const NormAddArgs& args, std::int32_t tokens, Stream stream) {
   if (tokens == 0) return;
-  const std::size_t shared = stage_bytes(args.cols);
   static const int allowed = cudaFuncSetAttribute(norm_add_rows, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                  static_cast<int>(stage_bytes(kMostStagedCols)));
+                                                  stage_bytes(kMostStagedCols));
   check(allowed, "cudaFuncSetAttribute");
-  const int threads = threads_for(args.cols, quads_each(tokens));
-  norm_add_rows<<<static_cast<unsigned>(tokens), threads, shared, stream>>>(args, shared > 0);
-  check_launch("norm_add_rows");
+  const int shared = stage_bytes(args.cols);
+  const int threads = spread(tokens, args.cols, false).threads;
+  launch_early({dim3(static_cast<unsigned>(tokens)), threads, shared, 1}, stream, norm_add_rows, args,
+               shared > 0);
 }
 
 void quantize(const QuantizeArgs& args, std::int32_t tokens, Stream stream) {
-  launch(PlainRows{args.x}, args.out, tokens, 0, stream);
+  launch(PlainRows{args.x}, args.out, tokens, spread(tokens, args.out.cols, true), 0, stream);
 }
 
 void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens, Stream stream) {
+  const Spread cut = spread(tokens, args.out.cols, true);
   if (args.function == GateFunction::kSilu) {
-    launch(GatedRows<GateFunction::kSilu>{args.gate_up}, args.out, tokens, 0, stream);
+    launch(GatedRows<GateFunction::kSilu>{args.gate_up}, args.out, tokens, cut, 0, stream);
   } else {
-    launch(GatedRows<GateFunction::kGelu>{args.gate_up}, args.out, tokens, 0, stream);
+    launch(GatedRows<GateFunction::kGelu>{args.gate_up}, args.out, tokens, cut, 0, stream);
   }
-}
-
-void probabilities(const ProbabilitiesArgs& args, std::int32_t rows, Stream stream) {
-  if (rows == 0) return;
-  probability_rows<<<dim3(kRowBlocks, static_cast<unsigned>(rows)), kMaxThreads, 0, stream>>>(args);
-  check_launch("probability_rows");
 }
 
 }  // namespace fieldprint::backend::cuda

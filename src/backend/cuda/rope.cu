@@ -1,3 +1,4 @@
+#include "backend/cuda/launch.cuh"
 #include "backend/cuda/math.cuh"
 #include "backend/cuda/rope.h"
 #include "base/bounds.h"
@@ -326,6 +327,8 @@ __device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int he
 
 template <int kPairs>
 __global__ void __launch_bounds__(kThreads) append(const __grid_constant__ RopeAppendArgs args, Cut cut) {
+  let_later_kernels_start();
+  wait_for_earlier_kernels();
   __shared__ ValueWindow window;
   const int begin = static_cast<int>(blockIdx.x) * cut.window;
   const int end = min(begin + cut.window, cut.tokens);
@@ -349,14 +352,10 @@ void rope_append(const RopeAppendArgs& args, std::int32_t tokens, Stream stream)
   cut.groups = (args.heads + args.kv_heads + cut.heads - 1) / cut.heads;
   const dim3 grid(static_cast<unsigned>((tokens + cut.window - 1) / cut.window),
                   static_cast<unsigned>(cut.groups + args.kv_heads));
-  if (args.head_dim <= 64) {
-    append<1><<<grid, kThreads, 0, stream>>>(args, cut);
-  } else if (args.head_dim <= 128) {
-    append<2><<<grid, kThreads, 0, stream>>>(args, cut);
-  } else {
-    append<4><<<grid, kThreads, 0, stream>>>(args, cut);
-  }
-  check_launch("rope_append");
+  const LaunchShape shape{grid, kThreads, 0, 1};
+  if (args.head_dim <= 64) return launch_early(shape, stream, append<1>, args, cut);
+  if (args.head_dim <= 128) return launch_early(shape, stream, append<2>, args, cut);
+  launch_early(shape, stream, append<4>, args, cut);
 }
 
 }  // namespace fieldprint::backend::cuda
