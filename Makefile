@@ -23,7 +23,7 @@ cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER
   -DCMAKE_CXX_COMPILER_LAUNCHER=$$launcher $(2) >$$log 2>&1 || { cat $$log; rm -f $$log; exit 3; }; rm -f $$log
 endef
 
-.PHONY: help run test build bench fuzz sanitize tidy format format-check clean
+.PHONY: help run test test-cuda build bench fuzz sanitize tidy format format-check clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -45,6 +45,14 @@ test: ## set up, build, and run all tests with both models
 build: ## build everything into build/
 	@$(call configure,$(BUILD_DIR),)
 	@cmake --build $(BUILD_DIR) -j $(JOBS)
+
+test-cuda: ## run the backend, vector, model and engine tests with the GPU
+	@$(call configure,$(BUILD_DIR),)
+	@cmake --build $(BUILD_DIR) -j $(JOBS)
+	@obstacle=$$($(BUILD_DIR)/fieldprint doctor --json | \
+	    python3 -c 'import json, sys; print(json.load(sys.stdin)["backend_obstacles"].get("cuda", ""))'); \
+	  if [[ -n $$obstacle ]]; then echo "no GPU tests were run: cuda $$obstacle"; exit 3; fi; \
+	  FIELDPRINT_BACKEND=cuda ctest --test-dir $(BUILD_DIR) --output-on-failure -j 1 -R '^(backend|backend_cuda|vectors|model|engine|verify)$$'
 
 bench: ## measure against llama.cpp, side by side in one run
 	@tools/setup --models smollm2 --peers --corpus

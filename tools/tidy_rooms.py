@@ -31,6 +31,9 @@ SHARED_ISA_CODE = "backend/simd/"
 # A kernel's folder is compiled with its own flags. An inline function of any other header could be emitted there
 # and then be linked into baseline code, so nothing but plain structs and intrinsics comes in.
 PLAIN_HEADERS = {"exact/format.h", "backend/ops.h", "backend/cpu_kernels.h"}
+# What a device's folder may see of the backend room: plain structs, the interface that it implements, and what
+# every planner of attention must agree on.
+INTERFACE_HEADERS = PLAIN_HEADERS | {"backend/backend.h", "backend/shared_preface.h"}
 PLAIN_SYSTEM_HEADER = re.compile(r"^(\w*intrin\.h|cstdint|cstring|cstddef)$")
 EXPORTED_NAME = re.compile(r"\bk\w*Kernels\b\s*(\{|=|$)")
 HARMLESS_STATEMENT = re.compile(r"^(using\b|static_assert\b|namespace\b)")
@@ -44,15 +47,17 @@ LIBM = re.compile(
 
 
 class Rooms:
-    """The rooms of src/CMakeLists.txt: folder and direct DEPS of each."""
+    """The rooms of src/CMakeLists.txt: folder and direct DEPS of each, and TEST_DEPS of its tests."""
 
     def __init__(self, text):
-        self.folder, self.deps, self.line = {}, {}, {}
+        self.folder, self.deps, self.test_deps, self.line = {}, {}, {}, {}
         without_comments = re.sub(r"#[^\n]*", "", text)
         for match in re.finditer(r"\broom\(\s*(\w+)\s+DIR\s+(\S+)\s+DEPS\s+([^)]*)\)", without_comments):
             name, folder, rest = match.groups()
             self.folder[name] = "src/" + folder.rstrip("/") + "/"
-            self.deps[name] = re.split(r"\bFLAGS\b", rest)[0].split()
+            lists = dict(re.findall(r"\b(DEPS|TEST_DEPS|FLAGS)\s+((?:(?!\bTEST_DEPS\b|\bFLAGS\b).)*)", "DEPS " + rest, re.S))
+            self.deps[name] = lists["DEPS"].split()
+            self.test_deps[name] = lists.get("TEST_DEPS", "").split()
             self.line[name] = without_comments.count("\n", 0, match.start()) + 1
 
     def of_file(self, path):
@@ -60,9 +65,9 @@ class Rooms:
         holding = [name for name, folder in self.folder.items() if path.startswith(folder)]
         return max(holding, key=lambda name: len(self.folder[name]), default=None)
 
-    def reachable(self, name):
-        """Rooms and libraries that a room may include, itself among them."""
-        seen, waiting = set(), [name]
+    def reachable(self, name, for_tests=False):
+        """Rooms and libraries that a room, or its tests, may include, itself among them."""
+        seen, waiting = set(), [name] + (self.test_deps[name] if for_tests else [])
         while waiting:
             current = waiting.pop()
             if current not in seen:
@@ -121,7 +126,7 @@ def check_graph(rooms):
 def check_includes(rooms, room, source, sources):
     """Every include is of the room itself or of what its DEPS reach."""
     findings = []
-    reach = rooms.reachable(room)
+    reach = rooms.reachable(room, source.is_test or source.name.endswith("_testing.h"))
     for line, is_system, header in source.includes:
         target = f"src/{header}"
         if is_system:
@@ -135,7 +140,7 @@ def check_includes(rooms, room, source, sources):
             findings.append(Finding(source.name, line, f'"{header}" is no file under src/'))
             continue
         other = rooms.of_file(target)
-        plain = room.startswith("backend_") and header in PLAIN_HEADERS
+        plain = room.startswith("backend_") and header in INTERFACE_HEADERS
         if other not in reach and not plain:
             findings.append(Finding(source.name, line, f'{room} must not include "{header}": {other} is not in its DEPS'))
     return findings
@@ -202,16 +207,18 @@ def check_companions(sources):
 
 
 def check_same_files(sources):
-    """Each backend's folder has the same kernel files; headers without a .cc are its own affair."""
+    """Each backend has the kernel files of the scalar one, and a CPU's no others; headers are its own affair."""
     names = {}
     for source in sources.values():
         if source.name.startswith(BACKENDS) and source.name.count("/") == 3 and not source.is_test:
             _, _, folder, name = source.name.split("/")
             if name.endswith((".cc", ".cu")):
                 names.setdefault(folder, set()).add(name.split(".")[0] + ".cc")
-    everywhere = set().union(*names.values())
+    everywhere = set().union(*(present for folder, present in names.items() if folder != "cuda"))
+    # A device's operations are launched one by one, so that it has no table of kernels.
+    wanted = {folder: everywhere - ({"kernels.cc"} if folder == "cuda" else set()) for folder in names}
     return [
         Finding(f"{BACKENDS}{folder}", 1, f"has no {name}, other backends do")
         for folder, present in names.items()
-        for name in sorted(everywhere - present)
+        for name in sorted(wanted[folder] - present)
     ]

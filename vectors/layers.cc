@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "vectors/device.h"
@@ -88,20 +89,32 @@ void record_norm_add(Backend& backend, Recorder& out) {
   out.add("norm_add", residual.host());
 }
 
+/// Bytes as aligned as a model file's tensors are.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(std::span<const std::uint8_t> bytes) : lines_((bytes.size() + 63) / 64) {
+    std::memcpy(lines_.data(), bytes.data(), bytes.size());
+  }
+  const std::uint8_t* data() const { return lines_.front().bytes; }
+
+ private:
+  struct alignas(64) Line {
+    std::uint8_t bytes[64];
+  };
+  std::vector<Line> lines_;
+};
+
 /// Any bytes as weights; finite coefficients in ±2^-7.
 class Weights {
  public:
   Weights(Backend& backend, ActivationFormat activation, std::int64_t rows, std::int64_t cols, Source& source)
       : blocked_(activation == ActivationFormat::kA8G32),
         tiles_((rows + exact::kTileRows - 1) / exact::kTileRows),
-        data_(backend, packed(cols, source)),
-        row_scale_(backend, floats(blocked_ ? 0 : tiles_ * exact::kTileRows, 0.01F, source)),
-        view_{blocked_ ? LinearFormat::kW4G32 : LinearFormat::kW8R,
-              activation,
-              static_cast<std::int32_t>(rows),
-              static_cast<std::int32_t>(cols),
-              data_.data(),
-              row_scale_.data()} {}
+        data_(packed(cols, source)),
+        row_scale_(floats(blocked_ ? 0 : tiles_ * exact::kTileRows, 0.01F, source)),
+        view_(backend.adopt({blocked_ ? LinearFormat::kW4G32 : LinearFormat::kW8R, activation,
+                             static_cast<std::int32_t>(rows), static_cast<std::int32_t>(cols), data_.data(),
+                             row_scale_.data()})) {}
 
   const PackedWeight& view() const { return view_; }
 
@@ -125,8 +138,8 @@ class Weights {
 
   bool blocked_;
   std::int64_t tiles_;
-  Device<std::uint8_t> data_;
-  Device<float> row_scale_;
+  AlignedBytes data_;
+  std::vector<float> row_scale_;
   PackedWeight view_;
 };
 
@@ -160,18 +173,15 @@ void record_extreme_linear(Backend& backend, Recorder& out) {
   constexpr std::int64_t kCols = 65536;
   constexpr std::int64_t kRows = 16;
   for (const auto format : {ActivationFormat::kA8, ActivationFormat::kA16}) {
-    const Device<std::uint8_t> data(backend, std::vector<std::uint8_t>(kRows * kCols, 0x80));
-    const Device<float> row_scale(backend, std::vector<float>(kRows, 0.5F));
+    const AlignedBytes data(std::vector<std::uint8_t>(kRows * kCols, 0x80));
+    const std::vector<float> row_scale(kRows, 0.5F);
+    const PackedWeight w =
+        backend.adopt({LinearFormat::kW8R, format, kRows, kCols, data.data(), row_scale.data()});
     const Device<float> x(backend, std::vector<float>(kCols, -3.0F));
     DeviceRows quantised(backend, format, 1, kCols);
     backend.quantize({x.data(), quantised.view()}, 1);
     const Device<float> y(backend, std::size_t{kRows});
-    backend.linear({{LinearFormat::kW8R, format, kRows, kCols, data.data(), row_scale.data()},
-                    quantised.view(),
-                    1,
-                    y.data(),
-                    kRows,
-                    false});
+    backend.linear({w, quantised.view(), 1, y.data(), kRows, false});
     out.inputs("65536 columns: every weight -128, every activation -3");
     out.add(format == ActivationFormat::kA8 ? "linear/a8.widest" : "linear/a16.widest", y.host());
   }

@@ -44,6 +44,8 @@ class Backend {
                                 std::vector<std::uint8_t>& staging) = 0;
   virtual void copy(void* to, const void* from, std::int64_t bytes) = 0;
   virtual void clear(void* device, std::int64_t bytes) = 0;
+  /// Clears `rows` rows of `row_bytes` bytes, `stride` bytes apart.
+  virtual void clear_rows(void* device, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) = 0;
   virtual void synchronize() = 0;
 
   virtual void embed(const EmbedArgs& args, std::int32_t tokens) = 0;

@@ -40,6 +40,11 @@ class CpuBackend final : public Backend {
   void clear(void* device, std::int64_t bytes) override {
     if (bytes > 0) std::memset(device, 0, static_cast<std::size_t>(bytes));
   }
+  void clear_rows(void* device, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) override {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      clear(static_cast<std::uint8_t*>(device) + row * stride, row_bytes);
+    }
+  }
   void synchronize() override {}
 
   void embed(const EmbedArgs& args, std::int32_t tokens) override { rows(kernels_.embed, args, tokens); }

@@ -8,6 +8,9 @@
 #include "backend/avx512/quantize.h"
 #include "backend/kernel_testing.h"
 #include "backend/scalar/quantize.h"
+#if FIELDPRINT_HAS_CUDA
+#include "backend/cuda/row_testing.h"
+#endif
 
 namespace fieldprint::backend {
 namespace {
@@ -30,7 +33,7 @@ struct QuantizeKernels {
 class QuantizeTest : public ::testing::TestWithParam<QuantizeKernels> {
  protected:
   void SetUp() override {
-    if (!GetParam().supported()) GTEST_SKIP() << "this CPU lacks " << GetParam().name;
+    if (!GetParam().supported()) GTEST_SKIP() << "this machine lacks " << GetParam().name;
   }
 };
 
@@ -198,6 +201,15 @@ INSTANTIATE_TEST_SUITE_P(
                                       avx512::norm_add, avx512::quantize, avx512::gated_quantize,
                                       avx512::probabilities}),
     [](const auto& kernels) { return std::string(kernels.param.name); });
+
+#if FIELDPRINT_HAS_CUDA
+INSTANTIATE_TEST_SUITE_P(Device, QuantizeTest,
+                         ::testing::Values(QuantizeKernels{
+                             "cuda", cuda::testing::device_is_here, cuda::testing::norm_quantize,
+                             cuda::testing::norm_add, cuda::testing::quantize, cuda::testing::gated_quantize,
+                             cuda::testing::probabilities}),
+                         [](const auto& kernels) { return std::string(kernels.param.name); });
+#endif
 
 }  // namespace
 }  // namespace fieldprint::backend

@@ -10,6 +10,9 @@
 #include "backend/avx512/rope.h"
 #include "backend/kernel_testing.h"
 #include "backend/scalar/rope.h"
+#if FIELDPRINT_HAS_CUDA
+#include "backend/cuda/row_testing.h"
+#endif
 #include "exact/arith.h"
 
 namespace fieldprint::backend {
@@ -34,12 +37,17 @@ std::string name_of(const ::testing::TestParamInfo<Kernel>& info) { return info.
 class RopeTest : public ::testing::TestWithParam<Kernel> {
  protected:
   void SetUp() override {
-    if (!GetParam().runs_here()) GTEST_SKIP() << "this CPU lacks " << GetParam().name;
+    if (!GetParam().runs_here()) GTEST_SKIP() << "this machine lacks " << GetParam().name;
   }
 };
 class RopeDifferential : public RopeTest {};
 INSTANTIATE_TEST_SUITE_P(Kernels, RopeTest, ::testing::Values(kScalar, kAvx2, kAvx512), name_of);
 INSTANTIATE_TEST_SUITE_P(Kernels, RopeDifferential, ::testing::Values(kAvx2, kAvx512), name_of);
+#if FIELDPRINT_HAS_CUDA
+const Kernel kCuda = {"cuda", cuda::testing::device_is_here, cuda::testing::rope_append};
+INSTANTIATE_TEST_SUITE_P(Device, RopeTest, ::testing::Values(kCuda), name_of);
+INSTANTIATE_TEST_SUITE_P(Device, RopeDifferential, ::testing::Values(kCuda), name_of);
+#endif
 
 constexpr std::int64_t kContext = 2048;
 

@@ -2,19 +2,23 @@
 
 #include <cpuid.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <thread>
 
 #include "backend/cpu_backend.h"
+#if FIELDPRINT_HAS_CUDA
+#include "backend/cuda/cuda_backend.h"
+#endif
 
 namespace fieldprint::backend {
 namespace {
 
 struct Candidate {
-  const CpuKernels* kernels;
-  bool (*runs_here)();
-  const char* needs;
+  const char* name;
+  std::string (*obstacle)();
+  std::unique_ptr<Backend> (*make)(int threads);
 };
 
 /// Asked of the processor itself: clang 14 has no name for it in __builtin_cpu_supports. That the operating
@@ -37,27 +41,51 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512vbmi") != 0;
 }
 
+std::string avx2_obstacle() { return has_avx2() ? "" : "needs AVX2, FMA and F16C, which this CPU lacks"; }
+
+std::string avx512_obstacle() {
+  return has_avx512() ? "" : "needs AVX-512 F, BW, VL, DQ, VNNI and VBMI, which this CPU lacks";
+}
+
+template <const CpuKernels& kKernels>
+std::unique_ptr<Backend> make_cpu(int threads) {
+  return make_cpu_backend(kKernels, threads);
+}
+
+#if FIELDPRINT_HAS_CUDA
+std::unique_ptr<Backend> make_cuda(int) { return make_cuda_backend(); }
+#else
+std::string cuda_obstacle() { return "needs a build with nvcc on the PATH, which this one is not"; }
+std::unique_ptr<Backend> make_cuda(int) { return nullptr; }
+#endif
+
 // Fastest first.
-const std::array<Candidate, 3> kCandidates = {{
-    {&kAvx512Kernels, has_avx512, "AVX-512 F, BW, VL, DQ, VNNI and VBMI"},
-    {&kAvx2Kernels, has_avx2, "AVX2, FMA and F16C"},
-    {&kScalarKernels, [] { return true; }, "nothing"},
+constexpr std::array<Candidate, 4> kCandidates = {{
+    {"cuda", cuda_obstacle, make_cuda},
+    {"avx512", avx512_obstacle, make_cpu<kAvx512Kernels>},
+    {"avx2", avx2_obstacle, make_cpu<kAvx2Kernels>},
+    {"scalar", [] { return std::string(); }, make_cpu<kScalarKernels>},
 }};
 
 std::string known_names() {
   std::string names;
-  for (const Candidate& candidate : kCandidates) {
-    names += (names.empty() ? "" : ", ") + std::string(candidate.kernels->name);
-  }
+  for (const Candidate& candidate : kCandidates)
+    names += (names.empty() ? "" : ", ") + std::string(candidate.name);
   return names;
 }
 
 }  // namespace
 
+std::vector<BackendOffer> backend_offers() {
+  std::vector<BackendOffer> offers;
+  for (const Candidate& candidate : kCandidates) offers.push_back({candidate.name, candidate.obstacle()});
+  return offers;
+}
+
 std::vector<std::string> available_backends() {
   std::vector<std::string> names;
-  for (const Candidate& candidate : kCandidates) {
-    if (candidate.runs_here()) names.emplace_back(candidate.kernels->name);
+  for (const BackendOffer& offer : backend_offers()) {
+    if (offer.obstacle.empty()) names.push_back(offer.name);
   }
   return names;
 }
@@ -70,14 +98,12 @@ Result<std::unique_ptr<Backend>> select_backend(std::string_view name, int threa
   if (threads < 0) return caller_error(fmt::format("{} threads; give 0 for every core, or more", threads));
   if (threads == 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   for (const Candidate& candidate : kCandidates) {
-    if (name.empty() ? !candidate.runs_here() : name != candidate.kernels->name) continue;
-    if (!candidate.runs_here()) {
-      return caller_error(
-          fmt::format("backend {} needs {}, which this machine lacks; `fieldprint doctor` lists "
-                      "what it offers",
-                      name, candidate.needs));
-    }
-    return make_cpu_backend(*candidate.kernels, threads);
+    if (!name.empty() && name != candidate.name) continue;
+    const std::string obstacle = candidate.obstacle();
+    if (obstacle.empty()) return candidate.make(threads);
+    if (name.empty()) continue;
+    return caller_error(
+        fmt::format("backend {} {}; `fieldprint doctor` lists what this machine offers", name, obstacle));
   }
   return caller_error(fmt::format("there is no backend '{}'; choose one of: {}", name, known_names()));
 }

@@ -103,15 +103,27 @@ TEST(SelectBackend, AWrongNameInTheEnvironmentIsNotPassedOver) {
 TEST(SelectBackend, OneThatThisMachineLacksIsRefusedWithWhatItNeeds) {
   const std::vector<std::string> here = available_backends();
   int lacking = 0;
-  for (const std::string name : {"avx512", "avx2"}) {
+  for (const std::string name : {"cuda", "avx512", "avx2"}) {
     if (std::find(here.begin(), here.end(), name) != here.end()) continue;
     ++lacking;
     const auto backend = select_backend(name, 1);
     ASSERT_FALSE(backend.ok());
     EXPECT_EQ(backend.error().kind, ErrorKind::kCaller);
-    EXPECT_NE(backend.error().message.find("needs AVX"), std::string::npos);
+    EXPECT_EQ(backend.error().message.find("backend " + name + " needs "), 0U) << backend.error().message;
   }
   if (lacking == 0) GTEST_SKIP() << "this machine runs every backend";
+}
+
+TEST(SelectBackend, EveryOneIsOfferedOrSaysWhatItNeeds) {
+  std::vector<std::string> available;
+  for (const BackendOffer& offer : backend_offers()) {
+    if (offer.obstacle.empty()) {
+      available.push_back(offer.name);
+    } else {
+      EXPECT_EQ(offer.obstacle.find("needs "), 0U) << offer.obstacle;
+    }
+  }
+  EXPECT_EQ(available, available_backends());
 }
 
 TEST(SelectBackend, ANegativeNumberOfThreadsIsRefused) {

@@ -15,13 +15,22 @@ namespace fieldprint::cli {
 namespace {
 
 int doctor(bool json) {
-  const std::vector<std::string> backends = backend::available_backends();
+  std::vector<std::string> backends;
+  nlohmann::json obstacles = nlohmann::json::object();
+  for (const backend::BackendOffer& offer : backend::backend_offers()) {
+    if (offer.obstacle.empty()) {
+      backends.push_back(offer.name);
+    } else {
+      obstacles[offer.name] = offer.obstacle;
+    }
+  }
   const unsigned cores = std::thread::hardware_concurrency();
   const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   if (json) {
     const nlohmann::json line = {{"canon", exact::kCanonVersion},
                                  {"unicode", tokenizer::unicode_version()},
                                  {"backends", backends},
+                                 {"backend_obstacles", obstacles},
                                  {"cores", cores},
                                  {"memory_bytes", memory}};
     print_line(line);
@@ -33,9 +42,10 @@ int doctor(bool json) {
   for (const std::string& name : backends)
     fmt::print("{}{}", name, name == backends.front() ? " (default)  " : "  ");
   fmt::print("\n");
-  if (backends.front() != "avx512") {
-    fmt::print("note        no AVX-512 VNNI here: answers are the same, but slower\n");
+  for (const auto& [name, obstacle] : obstacles.items()) {
+    fmt::print("no {:<9}it {}\n", name, obstacle.get<std::string>());
   }
+  if (!obstacles.empty()) fmt::print("note        answers are the same on every backend, only slower\n");
   return kDone;
 }
 

@@ -13,7 +13,7 @@ class BackendMemory final : public BlockMemory {
 
   std::uint8_t* base() const override { return base_; }
   void zero(std::int64_t offset, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) override {
-    for (std::int64_t row = 0; row < rows; ++row) backend_.clear(base_ + offset + row * stride, row_bytes);
+    backend_.clear_rows(base_ + offset, row_bytes, stride, rows);
   }
   void copy(std::int64_t from, std::int64_t to, std::int64_t bytes) override {
     backend_.copy(base_ + to, base_ + from, bytes);

@@ -89,8 +89,9 @@ class Stepper {
       out.logits.push_back(std::bit_cast<std::uint32_t>(logit));
     out.anchor_mass = model_.anchor_mass(rows_[index]);
     for (const kv::BlockId block : blocks_[index]) {
-      const std::uint8_t* bytes = pool_.data(block);
-      out.kv.insert(out.kv.end(), bytes, bytes + geometry_.block_bytes());
+      const std::size_t at = out.kv.size();
+      out.kv.resize(at + static_cast<std::size_t>(geometry_.block_bytes()));
+      backend_->download(out.kv.data() + at, pool_.data(block), geometry_.block_bytes());
     }
     return out;
   }

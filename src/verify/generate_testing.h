@@ -80,8 +80,9 @@ class Generator {
     for (std::size_t i = 0; i < digests.size(); ++i) {
       body.kv_blocks.push_back(
           core::block_record(layout, static_cast<std::int64_t>(i), table.size(), digests[i]));
-      const std::uint8_t* bytes = pool.data(table.blocks()[i]);
-      out.kv.insert(out.kv.end(), bytes, bytes + geometry.block_bytes());
+      const std::size_t at = out.kv.size();
+      out.kv.resize(at + static_cast<std::size_t>(geometry.block_bytes()));
+      backend_.download(out.kv.data() + at, pool.data(table.blocks()[i]), geometry.block_bytes());
     }
     return out;
   }

@@ -1,7 +1,8 @@
-#include "backend/cpu_backend.h"
+#include "backend/backend.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <vector>
@@ -24,16 +25,16 @@ std::vector<Choice> choices() {
   return all;
 }
 
-class CpuBackendTest : public ::testing::TestWithParam<Choice> {
+class BackendTest : public ::testing::TestWithParam<Choice> {
  protected:
-  CpuBackendTest() : backend_(std::move(*select_backend(GetParam().name, GetParam().threads))) {}
+  BackendTest() : backend_(std::move(*select_backend(GetParam().name, GetParam().threads))) {}
   std::unique_ptr<Backend> backend_;
 };
-INSTANTIATE_TEST_SUITE_P(Here, CpuBackendTest, ::testing::ValuesIn(choices()), [](const auto& choice) {
+INSTANTIATE_TEST_SUITE_P(Here, BackendTest, ::testing::ValuesIn(choices()), [](const auto& choice) {
   return choice.param.name + "_" + std::to_string(choice.param.threads);
 });
 
-TEST_P(CpuBackendTest, PageDigestsAreTheHostsSha256OfEachPage) {
+TEST_P(BackendTest, PageDigestsAreTheHostsSha256OfEachPage) {
   for (const std::int64_t page : {page_bytes(16), page_bytes(64), page_bytes(256), std::int64_t{1}}) {
     constexpr std::int64_t kPages = 7;
     constexpr std::int64_t kBlocks = 5;
@@ -43,7 +44,10 @@ TEST_P(CpuBackendTest, PageDigestsAreTheHostsSha256OfEachPage) {
     // Out of order, and one of them twice.
     const std::vector<std::int32_t> blocks = {3, 0, 4, 3};
     std::vector<Digest> digests(blocks.size() * kPages);
-    backend_->page_digests({pool.data(), stride, page, kPages, blocks}, digests);
+    std::uint8_t* device_pool = backend_->allocate(kBlocks * stride);
+    backend_->upload(device_pool, pool.data(), kBlocks * stride);
+    backend_->page_digests({device_pool, stride, page, kPages, blocks}, digests);
+    backend_->release(device_pool);
     for (std::size_t b = 0; b < blocks.size(); ++b) {
       for (std::int64_t p = 0; p < kPages; ++p) {
         const std::uint8_t* at = pool.data() + blocks[b] * stride + p * page;
@@ -55,12 +59,12 @@ TEST_P(CpuBackendTest, PageDigestsAreTheHostsSha256OfEachPage) {
   }
 }
 
-TEST_P(CpuBackendTest, PageDigestsOfNoBlocksDoNothing) {
+TEST_P(BackendTest, PageDigestsOfNoBlocksDoNothing) {
   const std::vector<std::uint8_t> pool(64);
   backend_->page_digests({pool.data(), 64, 64, 1, {}}, {});
 }
 
-TEST_P(CpuBackendTest, MemoryIsAlignedAndHoldsWhatWasPutThere) {
+TEST_P(BackendTest, MemoryIsAlignedAndHoldsWhatWasPutThere) {
   std::vector<std::uint8_t> bytes(1000);
   std::iota(bytes.begin(), bytes.end(), std::uint8_t{0});
   for (const std::int64_t size : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}}) {
@@ -80,6 +84,45 @@ TEST_P(CpuBackendTest, MemoryIsAlignedAndHoldsWhatWasPutThere) {
     backend_->release(memory);
     backend_->release(other);
   }
+}
+
+TEST_P(BackendTest, UploadedAndAdoptedDataMayBeOfAnySizeAndUploadsMayChangeAtOnce) {
+  constexpr std::int64_t kBytes = 23'456'789;
+  std::vector<std::uint8_t> bytes(kBytes);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 31 + i / 65521);
+  const std::vector<std::uint8_t> before = bytes;
+  std::uint8_t* memory = backend_->allocate(kBytes);
+  backend_->upload(memory, bytes.data(), kBytes);
+  std::fill(bytes.begin(), bytes.end(), std::uint8_t{7});
+  std::vector<std::uint8_t> back(kBytes);
+  backend_->download(back.data(), memory, kBytes);
+  EXPECT_TRUE(back == before);
+  backend_->release(memory);
+  backend_->download(back.data(), backend_->adopt(before.data(), kBytes), kBytes);
+  EXPECT_TRUE(back == before);
+}
+
+TEST_P(BackendTest, AdoptedDataIsWhatStandsThereNow) {
+  std::vector<std::uint8_t> bytes(1000, 1);
+  const void* first = backend_->adopt(bytes.data(), 1000);
+  EXPECT_EQ(backend_->adopt(bytes.data(), 1000), first);
+  bytes[999] = 2;
+  std::vector<std::uint8_t> back(1000);
+  backend_->download(back.data(), backend_->adopt(bytes.data(), 1000), 1000);
+  EXPECT_TRUE(back == bytes);
+}
+
+TEST_P(BackendTest, ClearedRowsAreZeroAndWhatLiesBetweenIsKept) {
+  std::vector<std::uint8_t> bytes(100, 5);
+  std::uint8_t* memory = backend_->allocate(100);
+  backend_->upload(memory, bytes.data(), 100);
+  backend_->clear_rows(memory + 3, 4, 10, 9);
+  std::vector<std::uint8_t> back(100);
+  backend_->download(back.data(), memory, 100);
+  for (std::size_t i = 0; i < 100; ++i) {
+    EXPECT_EQ(back[i], i < 93 && i % 10 >= 3 && i % 10 < 7 ? 0 : 5) << i;
+  }
+  backend_->release(memory);
 }
 
 }  // namespace

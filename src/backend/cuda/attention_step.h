@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "backend/cuda/plan.h"
+#include "backend/cuda/transfer.h"
+#include "backend/ops.h"
+
+namespace fieldprint::backend::cuda {
+
+/// The attention of a step: its sequences, a plan for each kind of layer, and the workspace. Device memory is
+/// kept from step to step and grows as needed.
+class AttentionStep {
+ public:
+  AttentionStep(Transfer& transfer, Stream stream);
+
+  /// A new step. The sequences' block tables must stay as they are until the next.
+  void begin(std::span<const AttentionSequence> sequences);
+  /// The attention of one layer; the first layer of a kind plans for all of them.
+  void run(const AttentionArgs& args);
+
+ private:
+  struct Plan {
+    PlanShape shape;
+    GrowingMemory buffer;
+    std::int32_t queries;
+    bool current;  ///< made for this step
+  };
+
+  Plan& plan_for(const AttentionArgs& args);
+
+  Transfer& transfer_;
+  Stream stream_;
+  std::int32_t multiprocessors_;
+  std::vector<AttentionSequence> sequences_;
+  std::deque<Plan> plans_;  ///< one for each shape and window that was ever seen
+  GrowingMemory workspace_;
+};
+
+}  // namespace fieldprint::backend::cuda

@@ -1,0 +1,162 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <cstring>
+
+#include "backend/cuda/adoption.h"
+#include "backend/cuda/attention_step.h"
+#include "backend/cuda/device.h"
+#include "backend/cuda/digest.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/quantize.h"
+#include "backend/cuda/rope.h"
+#include "backend/cuda/transfer.h"
+#include "base/check.h"
+
+namespace fieldprint::backend {
+namespace {
+
+using cuda::check;
+
+/// A stream that does not wait for the default one.
+class OwnedStream {
+ public:
+  OwnedStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
+  ~OwnedStream() { check(cudaStreamDestroy(stream_), "cudaStreamDestroy"); }
+  OwnedStream(const OwnedStream&) = delete;
+  OwnedStream& operator=(const OwnedStream&) = delete;
+  cuda::Stream get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// All work goes to one stream in the order of the calls; page digests have a stream of their own, so that
+/// they run beside what is enqueued after them.
+class CudaBackend final : public Backend {
+ public:
+  std::string_view name() const override { return "cuda"; }
+
+  std::uint8_t* allocate(std::int64_t bytes) override { return cuda::DeviceMemory(bytes).release(); }
+  void release(std::uint8_t* memory) override { check(cudaFree(memory), "cudaFree"); }
+  const void* adopt(const void* host, std::int64_t bytes) override { return adoption_.adopt(host, bytes); }
+  PackedWeight adopt(const PackedWeight& weight) override { return adoption_.adopt(weight); }
+  void upload(void* device, const void* host, std::int64_t bytes) override {
+    transfer_.upload(device, host, bytes);
+  }
+  void download(void* host, const void* device, std::int64_t bytes) override {
+    transfer_.download(host, device, bytes);
+  }
+  const void* host_view(const void* device, std::int64_t bytes, std::vector<std::uint8_t>& staging) override {
+    staging.resize(static_cast<std::size_t>(bytes));
+    transfer_.download(staging.data(), device, bytes);
+    return staging.data();
+  }
+  void copy(void* to, const void* from, std::int64_t bytes) override {
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice, stream()),
+          "cudaMemcpyAsync");
+  }
+  void clear(void* device, std::int64_t bytes) override { clear_rows(device, bytes, bytes, 1); }
+  void clear_rows(void* device, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) override {
+    check(cudaMemset2DAsync(device, static_cast<std::size_t>(stride), 0, static_cast<std::size_t>(row_bytes),
+                            static_cast<std::size_t>(rows), stream()),
+          "cudaMemset2DAsync");
+  }
+  void synchronize() override { check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
+
+  void embed(const EmbedArgs& args, std::int32_t tokens) override { cuda::embed(args, tokens, stream()); }
+  void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens) override {
+    cuda::norm_quantize(args, tokens, stream());
+  }
+  void norm_add(const NormAddArgs& args, std::int32_t tokens) override {
+    cuda::norm_add(args, tokens, stream());
+  }
+  void quantize(const QuantizeArgs& args, std::int32_t tokens) override {
+    cuda::quantize(args, tokens, stream());
+  }
+  void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens) override {
+    cuda::gated_quantize(args, tokens, stream());
+  }
+  void linear(const LinearArgs& args) override { cuda::linear(args, stream()); }
+  void rope_append(const RopeAppendArgs& args, std::int32_t tokens) override {
+    cuda::rope_append(args, tokens, stream());
+  }
+  void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t) override {
+    attention_.begin(sequences);
+  }
+  void attention(const AttentionArgs& args) override { attention_.run(args); }
+  void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) override {
+    cuda::probabilities(args, rows, stream());
+  }
+  void page_digests(const PageDigestArgs& args, std::span<Digest> digests) override;
+
+ private:
+  cuda::Stream stream() const { return stream_.get(); }
+
+  OwnedStream stream_;
+  OwnedStream digest_stream_;
+  cuda::Transfer transfer_{stream_.get()};
+  cuda::Adoption adoption_{transfer_, stream_.get()};
+  cuda::AttentionStep attention_{transfer_, stream_.get()};
+  cuda::Event pages_written_;
+  cuda::PinnedMemory digest_blocks_;
+  cuda::PinnedMemory digests_;
+};
+
+void CudaBackend::page_digests(const PageDigestArgs& args, std::span<Digest> digests) {
+  const std::int64_t blocks = static_cast<std::int64_t>(args.blocks.size());
+  const std::int64_t count = blocks * args.pages;
+  CHECK(static_cast<std::int64_t>(digests.size()) == count);
+  if (count == 0) return;
+  digest_blocks_.reserve(blocks * 4);
+  digests_.reserve(count * 32);
+  std::memcpy(digest_blocks_.data(), args.blocks.data(), args.blocks.size_bytes());
+  pages_written_.record(stream());
+  pages_written_.hold(digest_stream_.get());
+  cuda::page_digests({args.pool, args.block_stride, args.page_bytes, args.pages,
+                      reinterpret_cast<const std::int32_t*>(digest_blocks_.data()), count, digests_.data()},
+                     digest_stream_.get());
+  check(cudaStreamSynchronize(digest_stream_.get()), "cudaStreamSynchronize");
+  std::memcpy(digests.data(), digests_.data(), digests.size_bytes());
+}
+
+std::string version(int number) { return fmt::format("{}.{}", number / 1000, number % 1000 / 10); }
+
+std::string find_obstacle() {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    return "needs an NVIDIA driver; there is none here";
+  }
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error == cudaErrorInsufficientDriver) {
+    return fmt::format("needs a driver for CUDA {}; the one here is for {}", version(CUDART_VERSION),
+                       version(driver));
+  }
+  if (error != cudaSuccess || devices == 0) {
+    return fmt::format("needs a GPU: {}",
+                       cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
+  }
+  int major = 0;
+  int minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "cudaDeviceGetAttribute");
+  if (major == 9 && minor == 0) return "";
+  return fmt::format("needs a GPU of compute capability 9.0, such as H100; the first one here has {}.{}",
+                     major, minor);
+}
+
+}  // namespace
+
+std::string cuda_obstacle() {
+  static const std::string obstacle = find_obstacle();
+  return obstacle;
+}
+
+std::unique_ptr<Backend> make_cuda_backend() {
+  CHECK(cuda_obstacle().empty());
+  return std::make_unique<CudaBackend>();
+}
+
+}  // namespace fieldprint::backend
