@@ -71,10 +71,8 @@ TEST(NoteKey, ErrorsNeverQuoteTheSecret) {
 }
 
 TEST(NoteKey, RefusesNamesThatWouldBreakANote) {
-  for (const std::string name : {"", "a b", "a+b", "a\nb",
-                                 "a\xc2\xa0"
-                                 "b",
-                                 "\xe3\x80\x80", "bad\xff", "tab\t", "nul\x01", "\xe2\x80\xa8"}) {
+  for (const std::string name : {"", "a b", "a+b", "a\nb", "a\xc2\xa0z", "\xe3\x80\x80", "bad\xff", "tab\t",
+                                 "nul\x01", "\xe2\x80\xa8"}) {
     EXPECT_FALSE(SignerKey::generate(name).ok()) << name;
   }
   EXPECT_FALSE(SignerKey::generate(std::string(257, 'a')).ok());

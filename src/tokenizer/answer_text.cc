@@ -15,7 +15,7 @@ AnswerText::Piece AnswerText::finish() { return flush(); }
 
 AnswerText::Piece AnswerText::flush() {
   Piece rest = match(decoder_.finish());
-  if (!rest.ended) rest.text += std::move(held_);
+  if (!rest.ended) rest.text += held_;
   held_.clear();
   return rest;
 }

@@ -61,7 +61,7 @@ class VocabularyReader {
     if (*count > limit)
       return caller_error(fmt::format("{} has {} entries, more than {}", name, *count, limit));
     bool fits = true;
-    const Status status = gguf_.strings(name, [&](std::string_view text) {
+    Status status = gguf_.strings(name, [&](std::string_view text) {
       fits = arena.push_back(text);
       return fits;
     });

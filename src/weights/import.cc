@@ -279,7 +279,7 @@ class Importer {
     TilePacker packer(section.stack, section.format);
     const auto activation =
         section.format == LinearFormat::kW8R ? ActivationFormat::kA16 : ActivationFormat::kA8G32;
-    const Status begun = writer_->begin({.kind = section.kind,
+    Status begun = writer_->begin({.kind = section.kind,
                                          .layer = section.layer,
                                          .part = section.part,
                                          .format = static_cast<std::uint8_t>(section.format),

@@ -18,8 +18,8 @@ using exact::kLaneCols;
 using exact::kTileRows;
 using exact::kW4TileBlockBytes;
 
-constexpr std::int64_t kQ4_0Bytes = 18;
-constexpr std::int64_t kQ4_1Bytes = 20;
+constexpr std::int64_t kQ40Bytes = 18;
+constexpr std::int64_t kQ41Bytes = 20;
 constexpr int kW4CoefficientsAt = kTileRows * kBlockCols / 2;
 
 std::uint16_t load_u16(const std::uint8_t* p) { return static_cast<std::uint16_t>(p[0] | (p[1] << 8)); }
@@ -69,7 +69,7 @@ std::int64_t LogicalMatrix::stored_row(std::int64_t row) const {
 Result<LinearFormat> packed_format(const GgufTensor& tensor) {
   if (tensor.type != TensorType::kQ4_0 && tensor.type != TensorType::kQ4_1) return LinearFormat::kW8R;
   const bool has_minimum = tensor.type == TensorType::kQ4_1;
-  const std::size_t stride = has_minimum ? kQ4_1Bytes : kQ4_0Bytes;
+  const std::size_t stride = has_minimum ? kQ41Bytes : kQ40Bytes;
   bool lossless = true;
   for (std::size_t at = 0; at < tensor.data.size(); at += stride) {
     const std::uint8_t* block = tensor.data.data() + at;

@@ -77,7 +77,8 @@ std::vector<double> rope_frequencies(double base, std::int32_t head_dim) {
 
 CosSin cos_sin(double angle) {
   CHECK(angle >= 0.0 && angle <= kMaxAngle);
-  const auto quarter = static_cast<std::int64_t>(angle * kTwoOverPi + 0.5);
+  const double rounded = angle * kTwoOverPi + 0.5;
+  const auto quarter = static_cast<std::int64_t>(rounded);
   const auto k = static_cast<double>(quarter);
   const double r = ((angle - k * kHalfPi1) - k * kHalfPi2) - k * kHalfPi3;
   const double c = cos_series(r);

@@ -96,7 +96,7 @@ class Service {
                     {.text = [this](core::SequenceId id, std::string_view text) { streamed_[id] += text; },
                      .finished = [this](core::SequenceId id,
                                         core::Answer answer) { finished_.emplace(id, std::move(answer)); },
-                     .failed = [](core::SequenceId, Error error) { ADD_FAILURE() << error.message; }})
+                     .failed = [](core::SequenceId, const Error& error) { ADD_FAILURE() << error.message; }})
                     .value()) {}
 
   Answers answer(const std::vector<core::Request>& requests) {

@@ -13,8 +13,8 @@
 namespace fieldprint::backend::simd {
 namespace {
 
-constexpr std::int64_t kMaxDim = 256;
-constexpr std::int64_t kTokens = exact::kPageTokens;
+inline constexpr std::int64_t kMaxDim = 256;
+inline constexpr std::int64_t kTokens = exact::kPageTokens;
 
 inline float bits_to_float(std::uint32_t bits) {
   float value;
@@ -29,7 +29,7 @@ struct State {
   float* output;  // [D]
 };
 
-constexpr std::uint32_t kInfinityBits = 0x7F800000U;
+inline constexpr std::uint32_t kInfinityBits = 0x7F800000U;
 
 inline void clear(State& state) {
   state.maximum = bits_to_float(kInfinityBits | 0x80000000U);

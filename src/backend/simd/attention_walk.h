@@ -9,7 +9,7 @@ namespace fieldprint::backend::simd {
 namespace {
 
 // Enough rows to pay for unpacking a page, few enough that their chunks stay in the near caches.
-constexpr std::int64_t kMaxRows = 64;
+inline constexpr std::int64_t kMaxRows = 64;
 
 inline std::int64_t at_least_zero(std::int64_t x) { return x > 0 ? x : 0; }
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
