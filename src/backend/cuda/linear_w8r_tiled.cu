@@ -161,21 +161,20 @@ void launch(const LinearArgs& args, int split, Stream stream) {
       stream, kernel, map, Task{args, split, row_tiles});
 }
 
-/// Into how many blocks each of `tiles` tiles is cut: as many as run at once, `resident` on each
-/// multiprocessor, none with fewer than four stages.
-int split_of(const LinearArgs& args, int tiles, int resident) {
+/// Into how many blocks each of `tiles` tiles is cut: until there are three for every two multiprocessors,
+/// none with fewer than four stages. Larger clusters cost more than they bring.
+int split_of(const LinearArgs& args, int tiles) {
   const int stages = (args.w.cols + kStageCols - 1) / kStageCols;
   int split = 1;
-  while (split < 8 && tiles * split * 2 <= resident * multiprocessors() && stages >= 8 * split) split *= 2;
+  while (split < 8 && 2 * tiles * split < 3 * multiprocessors() && stages >= 8 * split) split *= 2;
   return split;
 }
 
 template <typename S>
 void launch(const LinearArgs& args, Stream stream) {
-  constexpr int kMultiprocessorBytes = 227 << 10;
   const int tiles =
       (args.w.rows + S::kRows - 1) / S::kRows * ((product_columns(args) + S::kCols - 1) / S::kCols);
-  const int split = split_of(args, tiles, kMultiprocessorBytes / (S::kSharedBytes + 1024));
+  const int split = split_of(args, tiles);
   args.x.format == ActivationFormat::kA16 ? launch<S, true>(args, split, stream)
                                           : launch<S, false>(args, split, stream);
 }
