@@ -238,7 +238,7 @@ const bool kRegistered = [] {
     for (const std::int64_t tokens : {1, 8}) add_shape("smol", shape, tokens);
   }
   for (const Shape& shape : kLlama) {
-    for (const std::int64_t tokens : {1, 16, 64}) add_shape("llama", shape, tokens);
+    for (const std::int64_t tokens : {1, 4, 8, 16, 64}) add_shape("llama", shape, tokens);
     if (shape.rows > 100000) continue;  // heads run on the last token of a sequence only
     for (const std::int64_t tokens : {256, 512, 2048, 8192}) add_shape("llama", shape, tokens);
   }

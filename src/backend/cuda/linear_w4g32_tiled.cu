@@ -29,8 +29,8 @@ struct Shape {
   static constexpr int kStages = kStageCount;
   static constexpr int kConsumers = kWarps * 32;
   static constexpr int kThreads = kConsumers + kProducers;
-  /// 16 warps take registers from the producers.
-  static constexpr bool kLarge = kWarps == 16;
+  /// Warps with many sums take registers from the producers.
+  static constexpr bool kLarge = kMTiles * kNTiles > 8;
   static constexpr int kTokenBytes = kTokens * kStageCols;
   static constexpr int kWeightBytes = kTiles * kTileStageBytes;
   /// [kStageBlocks][kTokens] pairs of scale and block_sum.
@@ -176,8 +176,12 @@ __device__ __forceinline__ void consume(const LinearArgs& args, TileIndex tile, 
     const int slot = stage % S::kStages;
     barrier_wait(stages.full(slot), stage / S::kStages % 2);
     const int count = min(kStageBlocks, blocks - stage * kStageBlocks);
-#pragma unroll 2
-    for (int k = 0; k < count; ++k) fold_block<S>(sums, stages, slot, k, place);
+    if (count == kStageBlocks) {
+#pragma unroll
+      for (int k = 0; k < kStageBlocks; ++k) fold_block<S>(sums, stages, slot, k, place);
+    } else {
+      for (int k = 0; k < count; ++k) fold_block<S>(sums, stages, slot, k, place);
+    }
     __syncwarp();
     if (place.lane == 0) barrier_arrive(stages.empty(slot));
   }
@@ -211,10 +215,10 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   let_later_kernels_start();
   wait_for_earlier_kernels();
   if (threadIdx.x >= S::kConsumers) {
-    if constexpr (S::kLarge) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    if constexpr (S::kLarge) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     produce<S>(args, &map, tile, stages);
   } else {
-    if constexpr (S::kLarge) asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+    if constexpr (S::kLarge) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     consume<S>(args, tile, stages);
   }
 }
@@ -238,7 +242,7 @@ void launch(const LinearArgs& args, Stream stream) {
 void linear_w4g32_tiled(const LinearArgs& args, Stream stream) {
   const int large = (args.w.rows + 127) / 128 * ((args.tokens + 127) / 128);
   if (args.tokens > 64 && 4 * large >= 3 * multiprocessors())
-    return launch<Shape<16, 4, 2, 4, 6>>(args, stream);
+    return launch<Shape<8, 4, 2, 8, 6>>(args, stream);
   if (args.tokens <= 16) return launch<Shape<4, 4, 1, 2, 6>>(args, stream);
   if (args.tokens <= 32) return launch<Shape<4, 4, 1, 4, 5>>(args, stream);
   launch<Shape<8, 4, 1, 4, 4>>(args, stream);

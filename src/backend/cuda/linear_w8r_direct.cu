@@ -8,8 +8,10 @@ namespace fieldprint::backend::cuda {
 namespace {
 
 /// A block of kWarps warps has kMTiles tiles of 16 rows and kNTiles tiles of 8 product columns.
-template <int kWarpCount, int kMTileCount, int kNTileCount>
+template <int kWarpCount, int kMTileCount, int kNTileCount, bool kLoadsAhead>
 struct W8RShape {
+  static constexpr bool kAhead =
+      kLoadsAhead;  ///< the next batch of weights is asked for before one is multiplied
   static constexpr int kWarps = kWarpCount;
   static constexpr int kMTiles = kMTileCount;
   static constexpr int kNTiles = kNTileCount;
@@ -62,8 +64,9 @@ __device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)
   load_batch<S>(next, args, warp);
   wait_for_earlier_kernels();
   for (int first = warp; first < blocks; first += kStep) {
+    if (!S::kAhead && first != warp) load_batch<S>(next, args, first);
     const Batch<S> batch = next;
-    if (first + kStep < blocks) load_batch<S>(next, args, first + kStep);
+    if (S::kAhead && first + kStep < blocks) load_batch<S>(next, args, first + kStep);
     std::uint32_t words[S::kUnroll][S::kNTiles][2];
 #pragma unroll
     for (int u = 0; u < S::kUnroll; ++u) {
@@ -129,8 +132,15 @@ void launch_w8r(const LinearArgs& args, Stream stream) {
 }  // namespace
 
 void linear_w8r_direct(const LinearArgs& args, Stream stream) {
-  if (product_columns(args) <= 8) return launch_w8r<W8RShape<8, 1, 1>>(args, stream);
-  launch_w8r<W8RShape<16, 2, 2>>(args, stream);
+  // Measured on an H100: many columns want loads ahead, fewer want more blocks at once; few columns, several
+  // rows a warp.
+  constexpr int kManyColumns = 8192;
+  constexpr int kFewColumns = 1024;
+  if (product_columns(args) > 8) return launch_w8r<W8RShape<16, 2, 2, true>>(args, stream);
+  if (args.w.cols >= kManyColumns) return launch_w8r<W8RShape<8, 1, 1, true>>(args, stream);
+  const bool tall = args.w.cols <= kFewColumns && args.w.rows > 64 * multiprocessors();
+  tall ? launch_w8r<W8RShape<4, 2, 1, false>>(args, stream)
+       : launch_w8r<W8RShape<8, 1, 1, false>>(args, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

@@ -100,31 +100,47 @@ struct Origin {
   int token;
 };
 
-/// Scales what a lane has of a chunk's product columns and writes it to `chunk` [token][row].
+/// What a lane has of a chunk, scaled: kPoints tokens of rows g and g + 8 of its warp.
 template <bool kA16>
-__device__ __forceinline__ void scale_chunk(const LinearArgs& args, Origin origin, float2 row_scale,
-                                            const int* sums, float* chunk) {
-  constexpr int kTokens = kA16 ? 1 : 2;  // of a lane in a group of eight columns
-  constexpr int kGroups = kChunkTokens * (kA16 ? 2 : 1) / 8;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float* out = chunk + static_cast<int>(threadIdx.x) / 32 % 4 * exact::kTileRows + lane / 4;
+struct ChunkPoints {
+  static constexpr int kGroupTokens = kA16 ? 1 : 2;  ///< of a lane in eight product columns
+  static constexpr int kPoints = kChunkTokens / 4;
+  float y[kPoints][2];
+
+  static __device__ int token(int point) {
+    const int t = static_cast<int>(threadIdx.x) % 4;
+    return kA16 ? 4 * point + t : 8 * (point / 2) + 2 * t + point % 2;
+  }
+
+  __device__ ChunkPoints(const LinearArgs& args, Origin origin, float2 row_scale, const int* sums) {
+    float scale[kPoints];
 #pragma unroll
-  for (int n = 0; n < kGroups; ++n) {
+    for (int i = 0; i < kPoints; ++i)
+      scale[i] = __ldg(args.x.scale + min(origin.token + token(i), args.tokens - 1));
 #pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      const int token = kA16 ? 4 * n + lane % 4 : 8 * n + lane % 4 * 2 + i;
-      const float scale = __ldg(args.x.scale + min(origin.token + token, args.tokens - 1));
+    for (int i = 0; i < kPoints; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int* pair = sums + n * 4 + half * 2;
+        const int* pair = sums + i / kGroupTokens * 4 + half * 2;
         const float dot = kA16 ? __fmaf_rn(__int2float_rn(pair[0]), 256.0F, __int2float_rn(pair[1]))
-                               : __int2float_rn(pair[i]);
-        out[token * kChunkPitch<kA16> + 8 * half] =
-            __fmul_rn(dot, __fmul_rn(scale, half == 0 ? row_scale.x : row_scale.y));
+                               : __int2float_rn(pair[i % 2]);
+        y[i][half] = __fmul_rn(dot, __fmul_rn(scale[i], half == 0 ? row_scale.x : row_scale.y));
       }
     }
   }
-}
+
+  /// To `chunk` [token][row].
+  __device__ void write(float* chunk) const {
+    const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+    const int g = static_cast<int>(threadIdx.x) % 32 / 4;
+    float* out = chunk + warp * exact::kTileRows + g;
+#pragma unroll
+    for (int i = 0; i < kPoints; ++i) {
+      out[token(i) * kChunkPitch<kA16>] = y[i][0];
+      out[token(i) * kChunkPitch<kA16> + 8] = y[i][1];
+    }
+  }
+};
 
 __device__ __forceinline__ float4 add(float4 a, float4 b) {
   return make_float4(__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y), __fadd_rn(a.z, b.z), __fadd_rn(a.w, b.w));
@@ -154,6 +170,17 @@ struct ChunkVectors {
   std::int64_t stride_;
 };
 
+struct OldVectors {
+  float4 values[ChunkVectors::kCount];
+
+  __device__ void load(const ChunkVectors& part) {
+#pragma unroll
+    for (int i = 0; i < ChunkVectors::kCount; ++i) {
+      if (part.has(i)) values[i] = *part.out(i);
+    }
+  }
+};
+
 __device__ __forceinline__ void warpgroup_sync() {
   asm volatile("bar.sync %0, 128;" ::"r"(1 + static_cast<int>(threadIdx.x) / 128) : "memory");
 }
@@ -180,29 +207,28 @@ __device__ __forceinline__ void store_warpgroup(const LinearArgs& args, Origin o
   const float2 row_scale = row_scales(args, origin.row + warp_row + lane / 4);
   const bool vectors = origin.row + kGroupRows <= args.w.rows && args.y_stride % 4 == 0 &&
                        reinterpret_cast<std::uintptr_t>(args.y) % 16 == 0;
+  const bool adds = args.accumulate && vectors;
+  const auto origin_of = [&](int c) { return Origin{origin.row, origin.token + c * kChunkTokens}; };
+  // What is added to is read a chunk ahead.
+  OldVectors old[2];
+  if (adds) old[0].load(ChunkVectors(args, origin_of(0)));
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
-    const Origin at{origin.row, origin.token + c * kChunkTokens};
-    const ChunkVectors part(args, at);
-    float4 old[ChunkVectors::kCount];
-    if (args.accumulate && vectors) {
-#pragma unroll
-      for (int i = 0; i < ChunkVectors::kCount; ++i) {
-        if (part.has(i)) old[i] = *part.out(i);
-      }
-    }
+    const ChunkPoints<kA16> points(args, origin_of(c), row_scale, sums + c * kChunkSums);
     warpgroup_sync();  // the chunk before has been read
-    scale_chunk<kA16>(args, at, row_scale, sums + c * kChunkSums, chunk);
+    points.write(chunk);
     warpgroup_sync();
+    if (adds && c + 1 < kChunks) old[(c + 1) % 2].load(ChunkVectors(args, origin_of(c + 1)));
     if (!vectors) {
-      store_floats(args, at, chunk, kPitch);
+      store_floats(args, origin_of(c), chunk, kPitch);
       continue;
     }
+    const ChunkVectors part(args, origin_of(c));
 #pragma unroll
     for (int i = 0; i < ChunkVectors::kCount; ++i) {
       if (!part.has(i)) continue;
       const float4 value = part.value(chunk, i, kPitch);
-      *part.out(i) = args.accumulate ? add(old[i], value) : value;
+      *part.out(i) = adds ? add(old[c % 2].values[i], value) : value;
     }
   }
 }
