@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -17,6 +19,12 @@ struct PageDigestArgs {
   std::int64_t page_bytes;
   std::int64_t pages;  ///< per block, contiguous from the block's start
   std::span<const std::int32_t> blocks;
+};
+
+/// What a device keeps of operations that repeat; of no meaning to anyone else.
+class Recording {
+ public:
+  virtual ~Recording() = default;
 };
 
 /// The one interface between the model and a device. Operations are ordered; results may be read after
@@ -47,6 +55,11 @@ class Backend {
   /// Clears `rows` rows of `row_bytes` bytes, `stride` bytes apart.
   virtual void clear_rows(void* device, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) = 0;
   virtual void synchronize() = 0;
+  /// Calls `operations`, which enqueues work, or replays what an earlier call with the same `recording`
+  /// enqueued. Whoever owns the recording sees to it that every argument of every operation is the same as
+  /// then, what they point to aside; the plan of attention may differ, its number of queries may not. No
+  /// transfers.
+  virtual void repeat(std::unique_ptr<Recording>& recording, const std::function<void()>& operations) = 0;
 
   virtual void embed(const EmbedArgs& args, std::int32_t tokens) = 0;
   virtual void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens) = 0;

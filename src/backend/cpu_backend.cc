@@ -46,6 +46,7 @@ class CpuBackend final : public Backend {
     }
   }
   void synchronize() override {}
+  void repeat(std::unique_ptr<Recording>&, const std::function<void()>& operations) override { operations(); }
 
   void embed(const EmbedArgs& args, std::int32_t tokens) override { rows(kernels_.embed, args, tokens); }
   void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens) override {

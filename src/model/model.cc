@@ -100,8 +100,17 @@ std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView k
   }
 
   backend_.plan_attention(sequences, spec().kv_heads);
-  backend_.embed({embedding_, space_.tokens.data(), spec().embedding_scale, space_.residual.data()}, tokens_);
-  for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);
+  const auto layers = [&] {
+    backend_.embed({embedding_, space_.tokens.data(), spec().embedding_scale, space_.residual.data()},
+                   tokens_);
+    for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);
+  };
+  // Steps of decodes alone come again and again; others hardly ever have the same shape.
+  if (tokens_ == static_cast<std::int32_t>(slices.size())) {
+    backend_.repeat(decodes_[{tokens_, kv.pool, kv.block_stride}], layers);
+  } else {
+    layers();
+  }
 
   std::vector<std::int32_t> flags(static_cast<std::size_t>(tokens_));
   backend_.download(flags.data(), space_.non_finite.data(), std::int64_t{tokens_} * 4);
@@ -220,6 +229,7 @@ std::span<const std::int32_t> Model::probabilities(std::int32_t row, float scale
 }
 
 void Model::use_activation(weights::LinearRole role, backend::ActivationFormat format) {
+  decodes_.clear();
   const auto apply = [&](PackedWeight& w) {
     if (w.format == backend::LinearFormat::kW8R) w.activation = format;
   };

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "backend/backend.h"
@@ -84,6 +87,9 @@ class Model {
   Workspace space_;
   std::int32_t tokens_ = 0;               ///< of the current step
   std::vector<std::int32_t> logit_rows_;  ///< token row of each logit row
+  /// Of the layers of a step in which each of so many sequences decodes one token, in that pool.
+  std::map<std::tuple<std::int32_t, const std::uint8_t*, std::int64_t>, std::unique_ptr<backend::Recording>>
+      decodes_;
   std::vector<std::uint8_t> logits_staging_;
   std::vector<std::uint8_t> probabilities_staging_;
 };

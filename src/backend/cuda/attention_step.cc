@@ -34,15 +34,29 @@ AttentionStep::Plan& AttentionStep::plan_for(const AttentionArgs& args) {
     if (same(known.shape, shape)) plan = &known;
   }
   if (plan == nullptr) plan = &plans_.emplace_back(Plan{shape, {}, 0, false});
-  if (plan->current) return *plan;
-  const AttentionWork work = plan_attention_work(sequences_, shape);
-  const auto bytes = static_cast<std::int64_t>(work.buffer.size());
-  plan->buffer.reserve(bytes);
-  transfer_.upload(plan->buffer.data(), work.buffer.data(), bytes);
-  workspace_.reserve(workspace_bytes(shape, work.states));
-  plan->queries = work.queries;
-  plan->current = true;
+  refresh(*plan);
   return *plan;
+}
+
+void AttentionStep::refresh(Plan& plan) {
+  if (plan.current) return;
+  const AttentionWork work = plan_attention_work(sequences_, plan.shape);
+  const auto bytes = static_cast<std::int64_t>(work.buffer.size());
+  plan.buffer.reserve(bytes);
+  transfer_.upload(plan.buffer.data(), work.buffer.data(), bytes);
+  workspace_.reserve(workspace_bytes(plan.shape, work.states));
+  plan.queries = work.queries;
+  plan.current = true;
+}
+
+void AttentionStep::prepare() {
+  for (Plan& plan : plans_) refresh(plan);
+}
+
+std::vector<const void*> AttentionStep::addresses() const {
+  std::vector<const void*> all = {workspace_.data()};
+  for (const Plan& plan : plans_) all.push_back(plan.buffer.data());
+  return all;
 }
 
 void AttentionStep::run(const AttentionArgs& args) {

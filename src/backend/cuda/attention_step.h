@@ -21,6 +21,10 @@ class AttentionStep {
   void begin(std::span<const AttentionSequence> sequences);
   /// The attention of one layer; the first layer of a kind plans for all of them.
   void run(const AttentionArgs& args);
+  /// Plans now for every kind of layer that was ever seen, so that run() enqueues kernels alone.
+  void prepare();
+  /// Where plans and workspace lie: a launch that was recorded holds while this stays the same.
+  std::vector<const void*> addresses() const;
 
  private:
   struct Plan {
@@ -31,6 +35,7 @@ class AttentionStep {
   };
 
   Plan& plan_for(const AttentionArgs& args);
+  void refresh(Plan& plan);
 
   Transfer& transfer_;
   Stream stream_;

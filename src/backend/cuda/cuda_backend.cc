@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "backend/cuda/adoption.h"
 #include "backend/cuda/attention_step.h"
@@ -30,6 +32,37 @@ class OwnedStream {
 
  private:
   cudaStream_t stream_ = nullptr;
+};
+
+/// A graph of the operations, and where the plans of attention lay when they were recorded.
+class CudaRecording final : public Recording {
+ public:
+  ~CudaRecording() override { clear(); }
+
+  bool holds(const std::vector<const void*>& addresses) const {
+    return graph_ != nullptr && addresses_ == addresses;
+  }
+  void record(cuda::Stream stream, std::vector<const void*> addresses,
+              const std::function<void()>& operations) {
+    clear();
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    operations();
+    check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+    check(cudaGraphInstantiate(&graph_, graph, 0), "cudaGraphInstantiate");
+    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    addresses_ = std::move(addresses);
+  }
+  void replay(cuda::Stream stream) const { check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch"); }
+
+ private:
+  void clear() {
+    if (graph_ != nullptr) check(cudaGraphExecDestroy(graph_), "cudaGraphExecDestroy");
+    graph_ = nullptr;
+  }
+
+  cudaGraphExec_t graph_ = nullptr;
+  std::vector<const void*> addresses_;
 };
 
 /// All work goes to one stream in the order of the calls; page digests have a stream of their own, so that
@@ -64,6 +97,8 @@ class CudaBackend final : public Backend {
           "cudaMemset2DAsync");
   }
   void synchronize() override { check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
+
+  void repeat(std::unique_ptr<Recording>& recording, const std::function<void()>& operations) override;
 
   void embed(const EmbedArgs& args, std::int32_t tokens) override { cuda::embed(args, tokens, stream()); }
   void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens) override {
@@ -103,6 +138,19 @@ class CudaBackend final : public Backend {
   cuda::PinnedMemory digest_blocks_;
   cuda::PinnedMemory digests_;
 };
+
+void CudaBackend::repeat(std::unique_ptr<Recording>& recording, const std::function<void()>& operations) {
+  if (recording == nullptr) {
+    // The first time plans every kind of attention and sets kernels up, which no recording may do.
+    recording = std::make_unique<CudaRecording>();
+    return operations();
+  }
+  auto& graph = static_cast<CudaRecording&>(*recording);
+  attention_.prepare();
+  const std::vector<const void*> addresses = attention_.addresses();
+  if (!graph.holds(addresses)) graph.record(stream(), addresses, operations);
+  graph.replay(stream());
+}
 
 void CudaBackend::page_digests(const PageDigestArgs& args, std::span<Digest> digests) {
   const std::int64_t blocks = static_cast<std::int64_t>(args.blocks.size());
