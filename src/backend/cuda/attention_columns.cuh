@@ -164,7 +164,8 @@ __global__ void __launch_bounds__(columns_threads(kPad), 1)
   const int dim = kExact ? kPad : args.attention.head_dim;
   const int page = page_size(dim);
   const int warps = static_cast<int>(blockDim.x) / 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  // From one lane, so that the compiler sees what is the same for the warp.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   std::uint8_t* pages = shared + warp * args.buffers * page;
   std::uint8_t* digits = shared + warps * args.buffers * page + warp * Tile::kDigitBytes;
