@@ -1,5 +1,6 @@
 #include "backend/cuda/attention.h"
 #include "backend/cuda/attention_columns.cuh"
+#include "backend/cuda/attention_rows.h"
 #include "backend/cuda/attention_state.cuh"
 
 namespace fieldprint::backend::cuda {
@@ -254,8 +255,13 @@ void launch_fold(const ColumnsArgs& args, std::int32_t queries, Stream stream) {
 void attention(const AttentionArgs& args, const DevicePlan& plan, float* workspace, Stream stream) {
   const ColumnsArgs columns{
       args, {static_cast<const PlanHeader*>(plan.buffer)}, {workspace, args.heads, args.head_dim}, 0};
+  if (plan.row_items > 0) {
+    launch_rows({columns.attention, columns.plan, columns.states, 0}, plan.row_items, stream);
+  }
   const std::int32_t group = args.heads / args.kv_heads;
-  if (group <= 4) {
+  if (plan.items == 0) {
+    // Row items stand alone.
+  } else if (group <= 4) {
     launch_columns4(columns, plan.multiprocessors, stream);
   } else if (group <= 8) {
     launch_columns8(columns, plan.multiprocessors, stream);
