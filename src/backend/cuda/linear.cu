@@ -64,17 +64,20 @@ int multiprocessors() {
 
 void linear(const LinearArgs& args, Stream stream) {
   if (args.tokens == 0) return;
-  constexpr int kFewTokens = 16;
-  if (args.w.format == LinearFormat::kW4G32) {
-    return args.tokens <= kFewTokens ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
-  }
-  constexpr int kFewColumns = 16;
-  constexpr int kManyColumns = 256;
+  // Where one kernel overtakes another was measured on an H100.
   const int columns = product_columns(args);
-  if (columns <= kFewColumns) return linear_w8r_direct(args, stream);
-  // A large tile is 256 rows by 256 columns: they should keep most of the device busy.
+  const int tiles = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows;
+  if (args.w.format == LinearFormat::kW4G32) {
+    const bool direct = columns <= 2 || (columns <= 8 && tiles <= 4 * multiprocessors()) ||
+                        (columns <= 16 && tiles <= 2 * multiprocessors());
+    return direct ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
+  }
+  const bool direct = columns <= 8 || (columns <= 16 && tiles <= 2 * multiprocessors());
+  if (direct) return linear_w8r_direct(args, stream);
+  // A large tile is 256 rows by 256 columns: they should keep a good part of the device busy.
+  constexpr int kManyColumns = 256;
   const int large_tiles = (args.w.rows + 255) / 256 * ((columns + 255) / 256);
-  if (columns < kManyColumns || large_tiles * 4 < multiprocessors()) return linear_w8r_tiled(args, stream);
+  if (columns < kManyColumns || large_tiles * 3 < multiprocessors()) return linear_w8r_tiled(args, stream);
   linear_w8r_large(args, stream);
 }
 

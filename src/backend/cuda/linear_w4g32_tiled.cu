@@ -14,20 +14,23 @@ namespace {
 
 constexpr int kTileStageBytes = static_cast<int>(kStageBlocks * kW4BlockBytes);
 constexpr int kProducers = 128;
-constexpr int kConsumerWarps = 8;
 
-/// kWarpsM · kWarpsN = 8 warps, each with kMTiles tiles of 16 rows and kNTiles tiles of 8 tokens.
-template <int kWarpsM, int kMTilesPerWarp, int kNTilesPerWarp, int kStageCount>
+/// kWarpCount warps, kWarpsM of them along the rows, each with kMTiles tiles of 16 rows and kNTiles tiles of
+/// 8 tokens.
+template <int kWarpCount, int kWarpsM, int kMTilesPerWarp, int kNTilesPerWarp, int kStageCount>
 struct Shape {
+  static constexpr int kWarps = kWarpCount;
   static constexpr int kWarpRows = kWarpsM;
   static constexpr int kMTiles = kMTilesPerWarp;
   static constexpr int kNTiles = kNTilesPerWarp;
   static constexpr int kTiles = kWarpsM * kMTiles;
   static constexpr int kRows = kTiles * exact::kTileRows;
-  static constexpr int kTokens = kConsumerWarps / kWarpsM * kNTiles * 8;
+  static constexpr int kTokens = kWarps / kWarpsM * kNTiles * 8;
   static constexpr int kStages = kStageCount;
+  static constexpr int kConsumers = kWarps * 32;
+  static constexpr int kThreads = kConsumers + kProducers;
+  /// Warps with many sums take registers from the producers.
   static constexpr bool kLarge = kMTiles * kNTiles > 8;
-  static constexpr int kThreads = kConsumerWarps * 32 + kProducers;
   static constexpr int kTokenBytes = kTokens * kStageCols;
   static constexpr int kWeightBytes = kTiles * kTileStageBytes;
   /// [kStageBlocks][kTokens] pairs of scale and block_sum.
@@ -51,7 +54,7 @@ __device__ __forceinline__ void copy_word(std::uint32_t to, const float* from) {
 /// warp the rest.
 template <typename S>
 __device__ void produce(const LinearArgs& args, const CUtensorMap* map, TileIndex tile, Stages<S> stages) {
-  const int thread = static_cast<int>(threadIdx.x) - kConsumerWarps * 32;
+  const int thread = static_cast<int>(threadIdx.x) - S::kConsumers;
   const int blocks = args.w.cols / exact::kBlockCols;
   const int tiles =
       min(S::kTiles, (args.w.rows + exact::kTileRows - 1) / exact::kTileRows - tile.row * S::kTiles);
@@ -173,8 +176,12 @@ __device__ __forceinline__ void consume(const LinearArgs& args, TileIndex tile, 
     const int slot = stage % S::kStages;
     barrier_wait(stages.full(slot), stage / S::kStages % 2);
     const int count = min(kStageBlocks, blocks - stage * kStageBlocks);
-#pragma unroll 2
-    for (int k = 0; k < count; ++k) fold_block<S>(sums, stages, slot, k, place);
+    if (count == kStageBlocks) {
+#pragma unroll
+      for (int k = 0; k < kStageBlocks; ++k) fold_block<S>(sums, stages, slot, k, place);
+    } else {
+      for (int k = 0; k < count; ++k) fold_block<S>(sums, stages, slot, k, place);
+    }
     __syncwarp();
     if (place.lane == 0) barrier_arrive(stages.empty(slot));
   }
@@ -197,17 +204,17 @@ __device__ __forceinline__ void consume(const LinearArgs& args, TileIndex tile, 
 }
 
 template <typename S>
-__global__ void __launch_bounds__(S::kThreads, S::kLarge ? 1 : 2)
+__global__ void __launch_bounds__(S::kThreads, 1)
     w4g32_tiled_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ LinearArgs args,
                        int row_tiles) {
   extern __shared__ std::uint8_t shared[];
   const Stages<S> stages{{(shared_address(shared) + 1023U) & ~1023U}};
   const TileIndex tile =
       tile_index(static_cast<int>(blockIdx.x), row_tiles, (args.tokens + S::kTokens - 1) / S::kTokens);
-  stages.init(kProducers + 1, kConsumerWarps);
+  stages.init(kProducers + 1, S::kWarps);
   let_later_kernels_start();
   wait_for_earlier_kernels();
-  if (threadIdx.x >= kConsumerWarps * 32) {
+  if (threadIdx.x >= S::kConsumers) {
     if constexpr (S::kLarge) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     produce<S>(args, &map, tile, stages);
   } else {
@@ -234,8 +241,11 @@ void launch(const LinearArgs& args, Stream stream) {
 
 void linear_w4g32_tiled(const LinearArgs& args, Stream stream) {
   const int large = (args.w.rows + 127) / 128 * ((args.tokens + 127) / 128);
-  if (args.tokens <= 64 || large < 100) return launch<Shape<2, 1, 2, 5>>(args, stream);
-  launch<Shape<4, 2, 8, 5>>(args, stream);
+  if (args.tokens > 64 && 4 * large >= 3 * multiprocessors())
+    return launch<Shape<8, 4, 2, 8, 6>>(args, stream);
+  if (args.tokens <= 16) return launch<Shape<4, 4, 1, 2, 6>>(args, stream);
+  if (args.tokens <= 32) return launch<Shape<4, 4, 1, 4, 5>>(args, stream);
+  launch<Shape<8, 4, 1, 4, 4>>(args, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

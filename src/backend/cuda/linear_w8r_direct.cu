@@ -8,8 +8,10 @@ namespace fieldprint::backend::cuda {
 namespace {
 
 /// A block of kWarps warps has kMTiles tiles of 16 rows and kNTiles tiles of 8 product columns.
-template <int kWarpCount, int kMTileCount, int kNTileCount>
+template <int kWarpCount, int kMTileCount, int kNTileCount, bool kLoadsAhead>
 struct W8RShape {
+  static constexpr bool kAhead =
+      kLoadsAhead;  ///< the next batch of weights is asked for before one is multiplied
   static constexpr int kWarps = kWarpCount;
   static constexpr int kMTiles = kMTileCount;
   static constexpr int kNTiles = kNTileCount;
@@ -17,16 +19,40 @@ struct W8RShape {
   static constexpr int kUnroll = 8 / kMTiles;           ///< blocks whose weights a warp has on their way
 };
 
+/// The weights of a warp's next kUnroll blocks of columns.
 template <typename S>
-__device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)[S::kMTiles][S::kNTiles][4]) {
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+struct Batch {
+  uint4 fragments[S::kUnroll][S::kMTiles];
+};
+
+template <typename S>
+__device__ __forceinline__ void load_batch(Batch<S>& batch, const LinearArgs& args, int first) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int blocks = args.w.cols / exact::kBlockCols;
-  const int columns = product_columns(args);
   const int tiles = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows;
   const int first_tile = static_cast<int>(blockIdx.x) * S::kMTiles;
   const auto* a = reinterpret_cast<const uint4*>(args.w.data) +
                   static_cast<std::int64_t>(first_tile) * blocks * 32 + lane;
+#pragma unroll
+  for (int u = 0; u < S::kUnroll; ++u) {
+    const int block = first + u * S::kWarps;
+#pragma unroll
+    for (int m = 0; m < S::kMTiles; ++m) {
+      batch.fragments[u][m] = load_once(a + (static_cast<std::int64_t>(m) * blocks + block) * 32,
+                                        block < blocks && first_tile + m < tiles);
+    }
+  }
+}
+
+/// Each warp takes every kWarps-th block of columns, and has the next batch on its way while it multiplies
+/// one.
+template <typename S>
+__device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)[S::kMTiles][S::kNTiles][4]) {
+  constexpr int kStep = S::kWarps * S::kUnroll;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int blocks = args.w.cols / exact::kBlockCols;
+  const int columns = product_columns(args);
   const std::int8_t* b[S::kNTiles];
 #pragma unroll
   for (int n = 0; n < S::kNTiles; ++n) {
@@ -34,19 +60,14 @@ __device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)
     const int column = min((static_cast<int>(blockIdx.y) * S::kNTiles + n) * 8 + lane / 4, columns - 1);
     b[n] = args.x.q + static_cast<std::int64_t>(column) * args.w.cols + lane % 4 * 4;
   }
-  for (int first = warp; first < blocks; first += S::kWarps * S::kUnroll) {
-    uint4 fragments[S::kUnroll][S::kMTiles];
+  Batch<S> next;
+  load_batch<S>(next, args, warp);
+  wait_for_earlier_kernels();
+  for (int first = warp; first < blocks; first += kStep) {
+    if (!S::kAhead && first != warp) load_batch<S>(next, args, first);
+    const Batch<S> batch = next;
+    if (S::kAhead && first + kStep < blocks) load_batch<S>(next, args, first + kStep);
     std::uint32_t words[S::kUnroll][S::kNTiles][2];
-#pragma unroll
-    for (int u = 0; u < S::kUnroll; ++u) {
-      const int block = first + u * S::kWarps;
-#pragma unroll
-      for (int m = 0; m < S::kMTiles; ++m) {
-        fragments[u][m] = load_once(a + (static_cast<std::int64_t>(m) * blocks + block) * 32,
-                                    block < blocks && first_tile + m < tiles);
-      }
-    }
-    wait_for_earlier_kernels();
 #pragma unroll
     for (int u = 0; u < S::kUnroll; ++u) {
       const int block = min(first + u * S::kWarps, blocks - 1);
@@ -63,7 +84,7 @@ __device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)
       for (int m = 0; m < S::kMTiles; ++m) {
 #pragma unroll
         for (int n = 0; n < S::kNTiles; ++n) {
-          mma_s8(sums[m][n], fragments[u][m], words[u][n][0], words[u][n][1], sums[m][n]);
+          mma_s8(sums[m][n], batch.fragments[u][m], words[u][n][0], words[u][n][1], sums[m][n]);
         }
       }
     }
@@ -79,7 +100,6 @@ __global__ void __launch_bounds__(S::kWarps * 32) w8r_kernel(const __grid_consta
   let_later_kernels_start();
   int sums[S::kMTiles][S::kNTiles][4] = {};
   multiply_w8r<S>(args, sums);
-  wait_for_earlier_kernels();  // also where a warp had no weights
 #pragma unroll
   for (int part = 0; part < S::kParts; ++part) {
     const int(&products)[4] = sums[part / 2 / S::kNTiles][part / 2 % S::kNTiles];
@@ -112,8 +132,15 @@ void launch_w8r(const LinearArgs& args, Stream stream) {
 }  // namespace
 
 void linear_w8r_direct(const LinearArgs& args, Stream stream) {
-  if (product_columns(args) <= 8) return launch_w8r<W8RShape<8, 1, 1>>(args, stream);
-  launch_w8r<W8RShape<16, 2, 2>>(args, stream);
+  // Measured on an H100: many columns want loads ahead, fewer want more blocks at once; few columns, several
+  // rows a warp.
+  constexpr int kManyColumns = 8192;
+  constexpr int kFewColumns = 1024;
+  if (product_columns(args) > 8) return launch_w8r<W8RShape<16, 2, 2, true>>(args, stream);
+  if (args.w.cols >= kManyColumns) return launch_w8r<W8RShape<8, 1, 1, true>>(args, stream);
+  const bool tall = args.w.cols <= kFewColumns && args.w.rows > 64 * multiprocessors();
+  tall ? launch_w8r<W8RShape<4, 2, 1, false>>(args, stream)
+       : launch_w8r<W8RShape<8, 1, 1, false>>(args, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

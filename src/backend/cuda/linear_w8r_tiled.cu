@@ -161,33 +161,47 @@ void launch(const LinearArgs& args, int split, Stream stream) {
       stream, kernel, map, Task{args, split, row_tiles});
 }
 
-/// Into how many blocks each of `tiles` tiles is cut: as many as run at once, `resident` on each
-/// multiprocessor, none with fewer than four stages.
+/// Whether all of `blocks` blocks run at once with `resident` on each multiprocessor. Clusters leave some
+/// places empty: 62 of 4 blocks ran where 66 would fit.
+bool run_at_once(int blocks, int resident) { return 10 * blocks <= 9 * resident * multiprocessors(); }
+
+/// Into how many blocks each of `tiles` tiles is cut: until there are three for every two multiprocessors, as
+/// long as all run at once, `resident` on each, and have four stages. Larger clusters cost more than they
+/// bring.
 int split_of(const LinearArgs& args, int tiles, int resident) {
   const int stages = (args.w.cols + kStageCols - 1) / kStageCols;
   int split = 1;
-  while (split < 8 && tiles * split * 2 <= resident * multiprocessors() && stages >= 8 * split) split *= 2;
+  while (split < 8 && 2 * tiles * split < 3 * multiprocessors() && run_at_once(2 * tiles * split, resident) &&
+         stages >= 8 * split) {
+    split *= 2;
+  }
   return split;
 }
 
-template <typename S>
+/// A ring of kShallow stages lets four blocks run on a multiprocessor; where two suffice, each has kDeep.
+template <int kColumns, int kShallow, int kDeep>
 void launch(const LinearArgs& args, Stream stream) {
-  constexpr int kMultiprocessorBytes = 227 << 10;
+  using S = Shape<kColumns, kShallow>;
   const int tiles =
-      (args.w.rows + S::kRows - 1) / S::kRows * ((product_columns(args) + S::kCols - 1) / S::kCols);
-  const int split = split_of(args, tiles, kMultiprocessorBytes / (S::kSharedBytes + 1024));
-  args.x.format == ActivationFormat::kA16 ? launch<S, true>(args, split, stream)
-                                          : launch<S, false>(args, split, stream);
+      (args.w.rows + S::kRows - 1) / S::kRows * ((product_columns(args) + kColumns - 1) / kColumns);
+  const int split = split_of(args, tiles, kShallow == kDeep ? 2 : 4);
+  const bool a16 = args.x.format == ActivationFormat::kA16;
+  if (!run_at_once(tiles * split, 2)) {
+    a16 ? launch<S, true>(args, split, stream) : launch<S, false>(args, split, stream);
+  } else {
+    using Deep = Shape<kColumns, kDeep>;
+    a16 ? launch<Deep, true>(args, split, stream) : launch<Deep, false>(args, split, stream);
+  }
 }
 
 }  // namespace
 
 void linear_w8r_tiled(const LinearArgs& args, Stream stream) {
   const int columns = product_columns(args);
-  if (columns <= 16) return launch<Shape<16, 5>>(args, stream);
-  if (columns <= 32) return launch<Shape<32, 4>>(args, stream);
-  if (columns <= 64) return launch<Shape<64, 3>>(args, stream);
-  launch<Shape<128, 4>>(args, stream);
+  if (columns <= 16) return launch<16, 5, 10>(args, stream);
+  if (columns <= 32) return launch<32, 4, 8>(args, stream);
+  if (columns <= 64) return launch<64, 3, 6>(args, stream);
+  launch<128, 4, 4>(args, stream);
 }
 
 }  // namespace fieldprint::backend::cuda
