@@ -2,8 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include "backend/cuda/attention.h"
-
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -33,22 +31,21 @@ AttentionStep::Plan& AttentionStep::plan_for(const AttentionArgs& args) {
   for (Plan& known : plans_) {
     if (same(known.shape, shape)) plan = &known;
   }
-  if (plan == nullptr) plan = &plans_.emplace_back(Plan{shape, {}, 0, false});
+  if (plan == nullptr) plan = &plans_.emplace_back(Plan{shape, {}, {}, false});
   if (plan->current) return *plan;
   const AttentionWork work = plan_attention_work(sequences_, shape);
   const auto bytes = static_cast<std::int64_t>(work.buffer.size());
   plan->buffer.reserve(bytes);
   transfer_.upload(plan->buffer.data(), work.buffer.data(), bytes);
   workspace_.reserve(workspace_bytes(shape, work.states));
-  plan->queries = work.queries;
+  plan->on_device = {plan->buffer.data(), work.queries, work.items, work.row_items, multiprocessors_};
   plan->current = true;
   return *plan;
 }
 
 void AttentionStep::run(const AttentionArgs& args) {
   const Plan& plan = plan_for(args);
-  attention(args, {plan.buffer.data(), plan.queries, multiprocessors_},
-            reinterpret_cast<float*>(workspace_.data()), stream_);
+  attention(args, plan.on_device, reinterpret_cast<float*>(workspace_.data()), stream_);
 }
 
 }  // namespace fieldprint::backend::cuda

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/cuda/attention.h"
 #include "backend/cuda/plan.h"
 #include "backend/cuda/transfer.h"
 #include "backend/ops.h"
@@ -26,7 +27,7 @@ class AttentionStep {
   struct Plan {
     PlanShape shape;
     GrowingMemory buffer;
-    std::int32_t queries;
+    DevicePlan on_device;
     bool current;  ///< made for this step
   };
 
