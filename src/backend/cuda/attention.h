@@ -9,10 +9,13 @@
 namespace fieldprint::backend::cuda {
 
 /// A plan (AttentionWork) on the device. `buffer` is what AttentionWork::buffer holds, aligned to 16 bytes.
-/// Counts of items are read on the device, so that a recorded launch serves every plan of as many queries.
+/// A recorded launch serves every plan with as many queries and row items: the number of items is read on the
+/// device. Plans of decode steps have no row items.
 struct DevicePlan {
   const void* buffer;
   std::int32_t queries;
+  std::int32_t items;  ///< 0 for a plan that has none, else any number
+  std::int32_t row_items;
   std::int32_t multiprocessors;
 };
 

@@ -112,7 +112,8 @@ class Step {
                                .states = nullptr,
                                .out = out_->as<float>(),
                                .anchor_mass = mass_->as<float>()};
-      cuda::attention(args, {plan_->as<void>(), queries_, multiprocessors_}, workspace_->as<float>(), stream);
+      cuda::attention(args, {plan_->as<void>(), queries_, items_, row_items_, multiprocessors_},
+                      workspace_->as<float>(), stream);
     }
   }
 
@@ -165,6 +166,8 @@ class Step {
     const PlanShape shape{batch_.heads, batch_.kv_heads, batch_.head_dim, 0, multiprocessors_};
     const AttentionWork work = plan_attention_work(sequences, shape);
     queries_ = work.queries;
+    items_ = work.items;
+    row_items_ = work.row_items;
     plan_ = std::make_unique<testing::Buffer>(work.buffer.data(), work.buffer.size());
     workspace_ =
         std::make_unique<testing::Buffer>(static_cast<std::size_t>(workspace_bytes(shape, work.states)), 0);
@@ -187,6 +190,8 @@ class Step {
   std::int32_t layers_ = 1;
   std::int64_t stride_ = 0;
   std::int32_t queries_ = 0;
+  std::int32_t items_ = 0;
+  std::int32_t row_items_ = 0;
   std::int32_t multiprocessors_ = 0;
   std::unique_ptr<testing::Buffer> pool_;
   std::unique_ptr<testing::Buffer> plan_;

@@ -79,20 +79,6 @@ class Feeder {
   const std::uint8_t* from_ = nullptr;
 };
 
-/// What a query at `position` sees of the item's segment.
-__device__ inline void set_range(const ColumnsArgs& args, const PlannedItem& item, const PlannedQuery& query,
-                                 std::int32_t& first, std::int32_t& last) {
-  const std::int32_t anchors = args.plan.sequences()[query.sequence].anchor_tokens;
-  const std::int32_t window = args.attention.window;
-  first = 0;
-  if (item.context == 0) {
-    last = min(query.position, anchors);
-    return;
-  }
-  last = max(query.position - anchors, 0);
-  if (window > 0) first = max(query.position - window - anchors, 0);
-}
-
 template <typename Tile>
 __device__ void load_queries(const ColumnsArgs& args, const PlannedItem& item, std::int32_t kv_head, int set,
                              const Tile& tile, typename Tile::Queries& queries) {
@@ -110,7 +96,9 @@ __device__ void load_queries(const ColumnsArgs& args, const PlannedItem& item, s
     row = {0.0F, 0, 0x7FFFFFFF};
     if (index < 0) continue;
     row.scale = args.attention.q_scale[index];
-    set_range(args, item, *query, row.first, row.last);
+    const SeenRange seen = seen_range(args.plan, args.attention.window, item, *query);
+    row.first = seen.first;
+    row.last = seen.last;
   }
   const std::int64_t index = row_of(8 * set + Tile::fragment_column(tile.g), query);
 #pragma unroll
@@ -164,7 +152,8 @@ __global__ void __launch_bounds__(columns_threads(kPad), 1)
   const int dim = kExact ? kPad : args.attention.head_dim;
   const int page = page_size(dim);
   const int warps = static_cast<int>(blockDim.x) / 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  // From one lane, so that the compiler sees what is the same for the warp.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   std::uint8_t* pages = shared + warp * args.buffers * page;
   std::uint8_t* digits = shared + warps * args.buffers * page + warp * Tile::kDigitBytes;

@@ -84,7 +84,8 @@ inline AttentionResult run_on_device(backend::testing::PagedAttention& attention
   args.states = nullptr;
   args.out = out.as<float>();
   args.anchor_mass = mass.as<float>();
-  cuda::attention(args, {plan.as<void>(), work.queries, multiprocessors}, workspace.as<float>(), nullptr);
+  cuda::attention(args, {plan.as<void>(), work.queries, work.items, work.row_items, multiprocessors},
+                  workspace.as<float>(), nullptr);
   check(cudaDeviceSynchronize(), "attention");
   return {out.floats(rows * dim), mass.floats(rows)};
 }

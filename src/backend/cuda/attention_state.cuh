@@ -33,6 +33,7 @@ struct PlanView {
   __device__ const PlannedSequence* sequences() const { return at<PlannedSequence>(header->sequences_at); }
   __device__ const PlannedQuery* queries() const { return at<PlannedQuery>(header->queries_at); }
   __device__ const PlannedItem* items() const { return at<PlannedItem>(header->items_at); }
+  __device__ const PlannedItem* row_items() const { return at<PlannedItem>(header->row_items_at); }
   __device__ const std::int32_t* blocks() const { return at<std::int32_t>(header->blocks_at); }
 };
 
@@ -55,6 +56,18 @@ __device__ __forceinline__ MergeFactors merge_factors(float mine, float next) {
 
 __device__ __forceinline__ float merge(float mine, float next, const MergeFactors& factors) {
   return __fmaf_rn(mine, factors.mine, __fmul_rn(next, factors.next));
+}
+
+/// Tokens of the item's segment that a query sees.
+struct SeenRange {
+  std::int32_t first;
+  std::int32_t last;
+};
+__device__ __forceinline__ SeenRange seen_range(const PlanView& plan, std::int32_t window,
+                                                const PlannedItem& item, const PlannedQuery& query) {
+  const std::int32_t anchors = plan.sequences()[query.sequence].anchor_tokens;
+  if (item.context == 0) return {0, min(query.position, anchors)};
+  return {window > 0 ? max(query.position - window - anchors, 0) : 0, max(query.position - anchors, 0)};
 }
 
 /// Bytes of one page, as page_bytes() of ops.h.

@@ -2,8 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include "backend/cuda/attention.h"
-
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -33,7 +31,7 @@ AttentionStep::Plan& AttentionStep::plan_for(const AttentionArgs& args) {
   for (Plan& known : plans_) {
     if (same(known.shape, shape)) plan = &known;
   }
-  if (plan == nullptr) plan = &plans_.emplace_back(Plan{shape, {}, 0, false});
+  if (plan == nullptr) plan = &plans_.emplace_back(Plan{shape, {}, {}, false});
   refresh(*plan);
   return *plan;
 }
@@ -45,7 +43,7 @@ void AttentionStep::refresh(Plan& plan) {
   plan.buffer.reserve(bytes);
   transfer_.upload(plan.buffer.data(), work.buffer.data(), bytes);
   workspace_.reserve(workspace_bytes(plan.shape, work.states));
-  plan.queries = work.queries;
+  plan.on_device = {plan.buffer.data(), work.queries, work.items, work.row_items, multiprocessors_};
   plan.current = true;
 }
 
@@ -53,16 +51,21 @@ void AttentionStep::prepare() {
   for (Plan& plan : plans_) refresh(plan);
 }
 
-std::vector<const void*> AttentionStep::addresses() const {
-  std::vector<const void*> all = {workspace_.data()};
-  for (const Plan& plan : plans_) all.push_back(plan.buffer.data());
-  return all;
+std::vector<std::uint64_t> AttentionStep::launch_key() const {
+  std::vector<std::uint64_t> key = {reinterpret_cast<std::uintptr_t>(workspace_.data())};
+  for (const Plan& plan : plans_) {
+    const DevicePlan& on_device = plan.on_device;
+    key.push_back(reinterpret_cast<std::uintptr_t>(on_device.buffer));
+    key.push_back(static_cast<std::uint64_t>(on_device.queries));
+    key.push_back(on_device.items > 0 ? 1 : 0);
+    key.push_back(static_cast<std::uint64_t>(on_device.row_items));
+  }
+  return key;
 }
 
 void AttentionStep::run(const AttentionArgs& args) {
   const Plan& plan = plan_for(args);
-  attention(args, {plan.buffer.data(), plan.queries, multiprocessors_},
-            reinterpret_cast<float*>(workspace_.data()), stream_);
+  attention(args, plan.on_device, reinterpret_cast<float*>(workspace_.data()), stream_);
 }
 
 }  // namespace fieldprint::backend::cuda

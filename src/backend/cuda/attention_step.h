@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/cuda/attention.h"
 #include "backend/cuda/plan.h"
 #include "backend/cuda/transfer.h"
 #include "backend/ops.h"
@@ -23,14 +24,15 @@ class AttentionStep {
   void run(const AttentionArgs& args);
   /// Plans now for every kind of layer that was ever seen, so that run() enqueues kernels alone.
   void prepare();
-  /// Where plans and workspace lie: a launch that was recorded holds while this stays the same.
-  std::vector<const void*> addresses() const;
+  /// All that launches are made from besides the arguments of run(): where plans and workspace lie, and what
+  /// of the plans' sizes the host decides by. A launch that was recorded holds while this stays the same.
+  std::vector<std::uint64_t> launch_key() const;
 
  private:
   struct Plan {
     PlanShape shape;
     GrowingMemory buffer;
-    std::int32_t queries;
+    DevicePlan on_device;
     bool current;  ///< made for this step
   };
 

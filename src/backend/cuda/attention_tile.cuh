@@ -33,6 +33,14 @@ __device__ __forceinline__ void mma_s8u8(Accumulators& d, std::uint32_t a0, std:
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+__device__ __forceinline__ void mma_u8s8(Accumulators& d, std::uint32_t a0, std::uint32_t a1,
+                                         std::uint32_t a2, std::uint32_t a3, std::uint32_t b0,
+                                         std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d.x[0]), "+r"(d.x[1]), "+r"(d.x[2]), "+r"(d.x[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 /// Words 0 to 3 of 16 bytes in shared memory.
 struct Slice {
   std::uint32_t w[4];
@@ -125,41 +133,38 @@ struct Tile {
   int g;
   int c;
 
-  /// score[r][e][i] = float(Σ q·k), exact: sums begin at the bits of 1.5·2^23, and |Σ| ≤ 2^22.
+  /// score[r][e][i] = float(Σ q·k), exact: sums begin at the bits of 1.5·2^23, and |Σ| ≤ 2^22. Odd slices of
+  /// the head have sums of their own, so that products wait less for each other.
   __device__ void products(const Queries& queries, Scores& score) const {
     constexpr int kTiles = kNarrow ? 2 : 4;
-    Accumulators sums[kTiles];
+    constexpr int kChains = kSlices > 1 ? 2 : 1;
+    Accumulators sums[kChains][kTiles];
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
+    for (int chain = 0; chain < kChains; ++chain) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sums[t].x[i] = __float_as_int(exact::kRoundMagic);
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[chain][t].x[i] = chain == 0 ? __float_as_int(exact::kRoundMagic) : 0;
+      }
     }
 #pragma unroll
     for (int h = 0; h < kSlices; ++h) {
       const int at = 64 * h + 16 * c;
       if (!kExact && 64 * h >= dim) continue;
       const bool present = kExact || at < dim;
-      const std::uint8_t* keys = page + at;
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        if constexpr (kNarrow) {
-          narrow_keys(queries, keys + (4 * g + 2 * t) * dim, present, h, sums[t]);
-        } else {
-          const Slice low = load_slice(keys + (4 * g + t) * dim, present);
-          const Slice high = load_slice(keys + (4 * g + 32 + t) * dim, present);
-#pragma unroll
-          for (int s = 0; s < 4; s += 2) {
-            mma_s8(sums[t], low.w[s], high.w[s], low.w[s + 1], high.w[s + 1], queries.q[h][s],
-                   queries.q[h][s + 1]);
-          }
-        }
+      if constexpr (kNarrow) {
+        narrow_products(queries, page + at + 4 * g * dim, present, h, sums[h % kChains]);
+      } else {
+        wide_products(queries, page + at + 4 * g * dim, present, h, sums[h % kChains]);
       }
     }
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float value = __fsub_rn(__int_as_float(sums[t].x[i]), exact::kRoundMagic);
+        std::int32_t sum = sums[0][t].x[i];
+        if constexpr (kChains == 2) sum += sums[1][t].x[i];
+        const float value = __fsub_rn(__int_as_float(sum), exact::kRoundMagic);
         if constexpr (kNarrow) {
           score[0][i & 1][2 * t + (i >> 1)] = value;
         } else {
@@ -169,31 +174,59 @@ struct Tile {
     }
   }
 
-  __device__ void narrow_keys(const Queries& queries, const std::uint8_t* keys, bool present, int h,
-                              Accumulators& sums) const {
-    const Slice a0 = load_slice(keys, present);
-    const Slice a1 = load_slice(keys + dim, present);
-    const Slice a2 = load_slice(keys + 32 * dim, present);
-    const Slice a3 = load_slice(keys + 33 * dim, present);
+  __device__ void narrow_products(const Queries& queries, const std::uint8_t* keys, bool present, int h,
+                                  Accumulators (&sums)[2]) const {
+    Slice k[2][4];
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        k[t][i] = load_slice(keys + (2 * t + (i & 1) + 32 * (i >> 1)) * dim, present);
+      }
+    }
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       const std::uint32_t q = queries.q[h][s];
-      mma_s8(sums, a0.w[s], a1.w[s], a2.w[s], a3.w[s], g < 4 ? q : 0, g < 4 ? 0 : q);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        mma_s8(sums[t], k[t][0].w[s], k[t][1].w[s], k[t][2].w[s], k[t][3].w[s], g < 4 ? q : 0, g < 4 ? 0 : q);
+      }
     }
   }
 
-  /// Largest over the lanes that hold the same row.
-  __device__ static float row_max(float x) {
+  __device__ void wide_products(const Queries& queries, const std::uint8_t* keys, bool present, int h,
+                                Accumulators (&sums)[4]) const {
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const Slice low = load_slice(keys + t * dim, present);
+      const Slice high = load_slice(keys + (32 + t) * dim, present);
+#pragma unroll
+      for (int s = 0; s < 4; s += 2) {
+        mma_s8(sums[t], low.w[s], high.w[s], low.w[s + 1], high.w[s + 1], queries.q[h][s],
+               queries.q[h][s + 1]);
+      }
+    }
+  }
+
+  /// Largest over the lanes that hold the same rows.
+  __device__ static void row_max(float (&x)[2]) {
 #pragma unroll
     for (int lanes = 16; lanes >= (kNarrow ? 2 : 4); lanes /= 2) {
-      x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, lanes));
-    }
-    return x;
-  }
-  __device__ static std::uint32_t row_sum(std::uint32_t x) {
 #pragma unroll
-    for (int lanes = 16; lanes >= (kNarrow ? 2 : 4); lanes /= 2) x += __shfl_xor_sync(kAllLanes, x, lanes);
-    return x;
+      for (int e = 0; e < 2; ++e) x[e] = fmaxf(x[e], __shfl_xor_sync(kAllLanes, x[e], lanes));
+    }
+  }
+
+  /// The same, and sums.
+  __device__ static void row_max_and_sum(float (&x)[2], std::uint32_t (&sum)[2]) {
+#pragma unroll
+    for (int lanes = 16; lanes >= (kNarrow ? 2 : 4); lanes /= 2) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        x[e] = fmaxf(x[e], __shfl_xor_sync(kAllLanes, x[e], lanes));
+        sum[e] += __shfl_xor_sync(kAllLanes, sum[e], lanes);
+      }
+    }
   }
 
   /// True where the row does not see the token.
@@ -246,8 +279,7 @@ struct Tile {
         }
       }
     }
-#pragma unroll
-    for (int e = 0; e < 2; ++e) softmax.maximum[e] = row_max(softmax.maximum[e]);
+    row_max(softmax.maximum);
 
     std::uint32_t denominator[2] = {0, 0};
     float largest[2] = {0.0F, 0.0F};
@@ -277,11 +309,10 @@ struct Tile {
   /// Sums over the row's lanes, and the two quotients. A lane divides once, for one row and one quotient.
   __device__ void finish(std::uint32_t (&denominator)[2], float (&largest)[2], Softmax& softmax,
                          float (&ratio)[2]) const {
+    row_max_and_sum(largest, denominator);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      largest[e] = row_max(largest[e]);
-      softmax.denominator[e] =
-          __fmul_rn(__int2float_rn(static_cast<std::int32_t>(row_sum(denominator[e]))), 0x1p-23F);
+      softmax.denominator[e] = __fmul_rn(__int2float_rn(static_cast<std::int32_t>(denominator[e])), 0x1p-23F);
     }
     const float mine = (g & 1) == 0 ? largest[0] : largest[1];
     const bool unit = (g & 2) != 0;
@@ -322,30 +353,31 @@ struct Tile {
     __syncwarp();
   }
 
-  /// Σ c·v of four channels: `slices` are 16 tokens of their rows of V.
+  /// Σ c·v of four channels from 16 tokens of their rows of V: the two digits apart, then together.
   __device__ Accumulators outputs(const Slice (&v)[4], const Slice& high, const Slice& low) const {
-    Accumulators sums = {{0, 0, 0, 0}};
+    Accumulators sums[2] = {};
+    if constexpr (kNarrow) {
 #pragma unroll
-    for (int digit = 0; digit < 2; ++digit) {
-      const Slice& w = digit == 0 ? high : low;
-      if (digit == 1) {
+      for (int s = 0; s < 4; ++s) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          sums.x[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sums.x[i]) << 8);
-      }
-      if constexpr (kNarrow) {
-#pragma unroll
-        for (int s = 0; s < 4; ++s) {
-          mma_s8u8(sums, v[0].w[s], v[1].w[s], v[2].w[s], v[3].w[s], g < 4 ? w.w[s] : 0, g < 4 ? 0 : w.w[s]);
+        for (int digit = 0; digit < 2; ++digit) {
+          const std::uint32_t w = digit == 0 ? low.w[s] : high.w[s];
+          mma_s8u8(sums[digit], v[0].w[s], v[1].w[s], v[2].w[s], v[3].w[s], g < 4 ? w : 0, g < 4 ? 0 : w);
         }
-      } else {
+      }
+    } else {
 #pragma unroll
-        for (int s = 0; s < 4; s += 2) {
-          mma_s8u8(sums, v[0].w[s], v[1].w[s], v[0].w[s + 1], v[1].w[s + 1], w.w[s], w.w[s + 1]);
+      for (int s = 0; s < 4; s += 2) {
+#pragma unroll
+        for (int digit = 0; digit < 2; ++digit) {
+          const Slice& w = digit == 0 ? low : high;
+          mma_s8u8(sums[digit], v[0].w[s], v[1].w[s], v[0].w[s + 1], v[1].w[s + 1], w.w[s], w.w[s + 1]);
         }
       }
     }
-    return sums;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[0].x[i] += 256 * sums[1].x[i];
+    return sums[0];
   }
 
   /// Appends the tile to the state of one set of columns.

@@ -34,16 +34,13 @@ class OwnedStream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// A graph of the operations, and where the plans of attention lay when they were recorded.
+/// A graph of the operations, and what the launches of attention were made from.
 class CudaRecording final : public Recording {
  public:
   ~CudaRecording() override { clear(); }
 
-  bool holds(const std::vector<const void*>& addresses) const {
-    return graph_ != nullptr && addresses_ == addresses;
-  }
-  void record(cuda::Stream stream, std::vector<const void*> addresses,
-              const std::function<void()>& operations) {
+  bool holds(const std::vector<std::uint64_t>& key) const { return graph_ != nullptr && key_ == key; }
+  void record(cuda::Stream stream, std::vector<std::uint64_t> key, const std::function<void()>& operations) {
     clear();
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
@@ -51,7 +48,7 @@ class CudaRecording final : public Recording {
     check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
     check(cudaGraphInstantiate(&graph_, graph, 0), "cudaGraphInstantiate");
     check(cudaGraphDestroy(graph), "cudaGraphDestroy");
-    addresses_ = std::move(addresses);
+    key_ = std::move(key);
   }
   void replay(cuda::Stream stream) const { check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch"); }
 
@@ -62,7 +59,7 @@ class CudaRecording final : public Recording {
   }
 
   cudaGraphExec_t graph_ = nullptr;
-  std::vector<const void*> addresses_;
+  std::vector<std::uint64_t> key_;
 };
 
 /// All work goes to one stream in the order of the calls; page digests have a stream of their own, so that
@@ -147,8 +144,8 @@ void CudaBackend::repeat(std::unique_ptr<Recording>& recording, const std::funct
   }
   auto& graph = static_cast<CudaRecording&>(*recording);
   attention_.prepare();
-  const std::vector<const void*> addresses = attention_.addresses();
-  if (!graph.holds(addresses)) graph.record(stream(), addresses, operations);
+  const std::vector<std::uint64_t> key = attention_.launch_key();
+  if (!graph.holds(key)) graph.record(stream(), key, operations);
   graph.replay(stream());
 }
 

@@ -64,14 +64,15 @@ int multiprocessors() {
 
 void linear(const LinearArgs& args, Stream stream) {
   if (args.tokens == 0) return;
-  // Measured on an H100.
-  constexpr int kFewColumns = 8;
-  const bool short_matrix = args.w.rows <= 32 * multiprocessors();
+  // Where one kernel overtakes another was measured on an H100.
   const int columns = product_columns(args);
-  const bool direct = columns <= kFewColumns || (columns <= 2 * kFewColumns && short_matrix);
+  const int tiles = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows;
   if (args.w.format == LinearFormat::kW4G32) {
+    const bool direct = columns <= 2 || (columns <= 8 && tiles <= 4 * multiprocessors()) ||
+                        (columns <= 16 && tiles <= 2 * multiprocessors());
     return direct ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
   }
+  const bool direct = columns <= 8 || (columns <= 16 && tiles <= 2 * multiprocessors());
   if (direct) return linear_w8r_direct(args, stream);
   // A large tile is 256 rows by 256 columns: they should keep a good part of the device busy.
   constexpr int kManyColumns = 256;

@@ -161,14 +161,18 @@ void launch(const LinearArgs& args, int split, Stream stream) {
       stream, kernel, map, Task{args, split, row_tiles});
 }
 
+/// Whether all of `blocks` blocks run at once with `resident` on each multiprocessor. Clusters leave some
+/// places empty: 62 of 4 blocks ran where 66 would fit.
+bool run_at_once(int blocks, int resident) { return 10 * blocks <= 9 * resident * multiprocessors(); }
+
 /// Into how many blocks each of `tiles` tiles is cut: until there are three for every two multiprocessors, as
 /// long as all run at once, `resident` on each, and have four stages. Larger clusters cost more than they
 /// bring.
 int split_of(const LinearArgs& args, int tiles, int resident) {
   const int stages = (args.w.cols + kStageCols - 1) / kStageCols;
   int split = 1;
-  while (split < 8 && 2 * tiles * split < 3 * multiprocessors() &&
-         2 * tiles * split <= resident * multiprocessors() && stages >= 8 * split) {
+  while (split < 8 && 2 * tiles * split < 3 * multiprocessors() && run_at_once(2 * tiles * split, resident) &&
+         stages >= 8 * split) {
     split *= 2;
   }
   return split;
@@ -182,7 +186,7 @@ void launch(const LinearArgs& args, Stream stream) {
       (args.w.rows + S::kRows - 1) / S::kRows * ((product_columns(args) + kColumns - 1) / kColumns);
   const int split = split_of(args, tiles, kShallow == kDeep ? 2 : 4);
   const bool a16 = args.x.format == ActivationFormat::kA16;
-  if (tiles * split > 2 * multiprocessors()) {
+  if (!run_at_once(tiles * split, 2)) {
     a16 ? launch<S, true>(args, split, stream) : launch<S, false>(args, split, stream);
   } else {
     using Deep = Shape<kColumns, kDeep>;

@@ -50,28 +50,30 @@ struct PlannedItem {
   std::int32_t reserved;
 };
 
+/// Query rows (queries × heads of a group) of a row item, at most.
+inline constexpr std::int32_t kRowsOfItem = 128;
+
 /// The head of the uploaded buffer. Offsets are in bytes from its start.
 struct PlanHeader {
-  std::int32_t items;
+  std::int32_t items;      ///< of a few rows each, for decode steps
+  std::int32_t row_items;  ///< of up to kRowsOfItem rows, for prefill
   std::int32_t queries;
   std::int32_t sequences_at;
   std::int32_t queries_at;
   std::int32_t items_at;
+  std::int32_t row_items_at;
   std::int32_t blocks_at;
-  std::int32_t reserved[2];
 };
 
 struct AttentionWork {
   std::vector<std::byte> buffer;  ///< PlanHeader and what it points to
   std::int32_t queries;
+  std::int32_t items;
+  std::int32_t row_items;
   std::int32_t states;  ///< partial states that the workspace must hold
-
-  const PlanHeader& header() const;
 };
 
-/// Query tokens that share an item, for a group of heads / kv_heads.
-std::int32_t queries_per_item(std::int32_t heads, std::int32_t kv_heads);
-
+/// Sequences with at most 16 rows a KV head in this step become items, the others row items.
 AttentionWork plan_attention_work(std::span<const AttentionSequence> sequences, const PlanShape& shape);
 
 /// Bytes of the workspace for `states` states.

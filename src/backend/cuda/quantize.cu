@@ -1,5 +1,3 @@
-#include <cooperative_groups.h>
-
 #include <algorithm>
 
 #include "backend/cuda/launch.cuh"
@@ -17,53 +15,35 @@ struct RowSums {
   std::int32_t second;
 };
 
-/// What the warps of a block tell each other about their row, and the blocks of a cluster.
+/// What the warps of a block tell each other about their row.
 struct Exchange {
   std::uint32_t largest[kMaxWarps];
   RowSums sums[kMaxWarps];
   float factor;
-  std::uint32_t block_largest;
-  RowSums block_sums;
 };
-
-/// The blocks of a cluster share a row; mostly there is one.
-__device__ int parts() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
-__device__ int part_index() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
-__device__ Exchange& exchange_of(Exchange& own, int part) {
-  return *cooperative_groups::this_cluster().map_shared_rank(&own, static_cast<unsigned>(part));
-}
 
 __device__ int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
 __device__ int lane_index() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ int warps() { return static_cast<int>(blockDim.x) / 32; }
 
-/// Largest magnitude of the row's threads, for all of them.
-__device__ std::uint32_t row_max(std::uint32_t largest, Exchange& exchange) {
+/// Largest magnitude of the block's threads, for all of them.
+__device__ std::uint32_t block_max(std::uint32_t largest, Exchange& exchange) {
   largest = warp_max(largest);
   if (lane_index() == 0) exchange.largest[warp_index()] = largest;
   __syncthreads();
-  largest = warp_max(lane_index() < warps() ? exchange.largest[lane_index()] : 0U);
-  if (parts() == 1) return largest;
-  if (threadIdx.x == 0) exchange.block_largest = largest;
-  cooperative_groups::this_cluster().sync();
-  return warp_max(lane_index() < parts() ? exchange_of(exchange, lane_index()).block_largest : 0U);
+  return warp_max(lane_index() < warps() ? exchange.largest[lane_index()] : 0U);
 }
 
-/// Sums over the row's threads, for the first warp of the row's first block.
-__device__ RowSums row_sums(RowSums own, Exchange& exchange) {
-  own = {__reduce_add_sync(kAllLanes, own.first), __reduce_add_sync(kAllLanes, own.second)};
+__device__ RowSums warp_sums(RowSums lane) {
+  return {__reduce_add_sync(kAllLanes, lane.first), __reduce_add_sync(kAllLanes, lane.second)};
+}
+
+/// Sums over the block's threads, for its first warp.
+__device__ RowSums block_sums(RowSums own, Exchange& exchange) {
+  own = warp_sums(own);
   if (lane_index() == 0) exchange.sums[warp_index()] = own;
   __syncthreads();
-  const RowSums warp = lane_index() < warps() ? exchange.sums[lane_index()] : RowSums{0, 0};
-  own = {__reduce_add_sync(kAllLanes, warp.first), __reduce_add_sync(kAllLanes, warp.second)};
-  if (parts() == 1) return own;
-  if (threadIdx.x == 0) exchange.block_sums = own;
-  cooperative_groups::this_cluster().sync();
-  const RowSums block =
-      lane_index() < parts() ? exchange_of(exchange, lane_index()).block_sums : RowSums{0, 0};
-  own = {__reduce_add_sync(kAllLanes, block.first), __reduce_add_sync(kAllLanes, block.second)};
-  cooperative_groups::this_cluster().sync();  // nobody leaves while its sums are being read
-  return own;
+  return warp_sums(lane_index() < warps() ? exchange.sums[lane_index()] : RowSums{0, 0});
 }
 
 /// Lane i's part of the sum of squares: x[i], x[i + 32], … in this order. The loads of a batch are in flight
@@ -217,8 +197,9 @@ template <class Row, int kHeld>
 class Share {
  public:
   __device__ Share(const Row& row, int quads) : row_(row) {
-    const int part = (quads / 8 + parts() - 1) / parts() * 8;
-    begin_ = part_index() * part;
+    const int blocks = static_cast<int>(gridDim.y);
+    const int part = (quads / 8 + blocks - 1) / blocks * 8;
+    begin_ = static_cast<int>(blockIdx.y) * part;
     end_ = min(begin_ + part, quads);
 #pragma unroll
     for (int k = 0; k < kHeld; ++k) held_[k] = compute(index(k));
@@ -284,7 +265,7 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
   std::uint32_t largest = 0;
 #pragma unroll
   for (int k = 0; k < values.rounds(); ++k) largest = max(largest, largest_of(values[k]));
-  const float amax = bits_to_float(row_max(largest, exchange));
+  const float amax = bits_to_float(block_max(largest, exchange));
   const auto [inverse, scale] = quant_scale(amax, two_digits ? exact::kA16Max : exact::kA8Max);
   std::int8_t* row = out.q + (two_digits ? 2 : 1) * t * out.cols;
   std::int32_t first = 0;
@@ -303,8 +284,8 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
     store(row, values.index(k), q);
     first += sum(q);
   }
-  const RowSums sums = row_sums({first, second}, exchange);
-  if (threadIdx.x != 0 || part_index() != 0) return;
+  const RowSums sums = block_sums({first, second}, exchange);
+  if (threadIdx.x != 0) return;
   if (!is_finite_scale(scale)) out.non_finite[t] = 1;
   out.scale[t] = scale;
   if (two_digits) {
@@ -315,12 +296,12 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
   }
 }
 
-/// One cluster a row.
+/// One block a row; several, along y, where the format has a scale for each 32 columns.
 template <class Rows, int kHeld>
-__global__ void __launch_bounds__(kMaxThreads) quantize_rows(Rows rows, QuantRows out) {
+__global__ void __launch_bounds__(kMaxThreads, 1) quantize_rows(Rows rows, QuantRows out) {
   let_later_kernels_start();
   __shared__ Exchange exchange;
-  const std::int64_t t = static_cast<int>(blockIdx.x) / parts();
+  const std::int64_t t = blockIdx.x;
   const auto row = rows.row(t, out.cols, exchange);
   const Share<decltype(rows.row(t, 0, exchange)), kHeld> values(row, out.cols / 4);
   if (out.format == ActivationFormat::kA8G32) {
@@ -330,7 +311,7 @@ __global__ void __launch_bounds__(kMaxThreads) quantize_rows(Rows rows, QuantRow
   }
 }
 
-__global__ void __launch_bounds__(kMaxThreads) norm_add_rows(NormAddArgs args, bool staged) {
+__global__ void __launch_bounds__(kMaxThreads, 1) norm_add_rows(NormAddArgs args, bool staged) {
   let_later_kernels_start();
   __shared__ Exchange exchange;
   const std::int64_t t = blockIdx.x;
@@ -361,7 +342,7 @@ struct Spread {
 };
 
 /// With few rows everything that can help does; with many, a thread that has more to do hides its waits.
-Spread spread(std::int32_t tokens, std::int32_t cols, bool divisible) {
+Spread spread(std::int32_t tokens, std::int32_t cols, bool divisible = false) {
   constexpr int kMultiprocessors = 132;
   constexpr int kMostParts = 8;
   const int quads = cols / 4;
@@ -382,8 +363,8 @@ void launch_held(const Rows& rows, const QuantRows& out, std::int32_t tokens, co
   static const int allowed = cudaFuncSetAttribute(
       quantize_rows<Rows, kHeld>, cudaFuncAttributeMaxDynamicSharedMemorySize, stage_bytes(kMostStagedCols));
   check(allowed, "cudaFuncSetAttribute");
-  const dim3 grid(static_cast<unsigned>(tokens * spread.parts));
-  launch_early({grid, spread.threads, shared, spread.parts}, stream, quantize_rows<Rows, kHeld>, rows, out);
+  const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>(spread.parts));
+  launch_early({grid, spread.threads, shared, 1}, stream, quantize_rows<Rows, kHeld>, rows, out);
 }
 
 template <class Rows>
@@ -402,7 +383,7 @@ void launch(const Rows& rows, const QuantRows& out, std::int32_t tokens, const S
 void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens, Stream stream) {
   const int shared = stage_bytes(args.out.cols);
   const NormedRows rows{args.x, args.rows, args.weight, args.epsilon, shared > 0};
-  launch(rows, args.out, tokens, spread(tokens, args.out.cols, false), shared, stream);
+  launch(rows, args.out, tokens, spread(tokens, args.out.cols), shared, stream);
 }
 
 void norm_add(const NormAddArgs& args, std::int32_t tokens, Stream stream) {
@@ -411,17 +392,18 @@ void norm_add(const NormAddArgs& args, std::int32_t tokens, Stream stream) {
                                                   stage_bytes(kMostStagedCols));
   check(allowed, "cudaFuncSetAttribute");
   const int shared = stage_bytes(args.cols);
-  const int threads = spread(tokens, args.cols, false).threads;
+  const int threads = spread(tokens, args.cols).threads;
   launch_early({dim3(static_cast<unsigned>(tokens)), threads, shared, 1}, stream, norm_add_rows, args,
                shared > 0);
 }
 
 void quantize(const QuantizeArgs& args, std::int32_t tokens, Stream stream) {
-  launch(PlainRows{args.x}, args.out, tokens, spread(tokens, args.out.cols, true), 0, stream);
+  launch(PlainRows{args.x}, args.out, tokens,
+         spread(tokens, args.out.cols, args.out.format == ActivationFormat::kA8G32), 0, stream);
 }
 
 void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens, Stream stream) {
-  const Spread cut = spread(tokens, args.out.cols, true);
+  const Spread cut = spread(tokens, args.out.cols, args.out.format == ActivationFormat::kA8G32);
   if (args.function == GateFunction::kSilu) {
     launch(GatedRows<GateFunction::kSilu>{args.gate_up}, args.out, tokens, cut, 0, stream);
   } else {
