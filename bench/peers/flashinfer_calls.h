@@ -72,9 +72,10 @@ struct Decode {
 struct Prefill {
   int batch;
   int tokens;
-  __nv_bfloat16* q;
-  __nv_bfloat16* keys;
-  __nv_bfloat16* values;
+  bool fp8;  // q, keys and values: e4m3 with scale 1, else bf16
+  void* q;
+  void* keys;
+  void* values;
   __nv_bfloat16* out;
 };
 

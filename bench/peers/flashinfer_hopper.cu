@@ -3,6 +3,7 @@
 
 #include <flashinfer/attention/hopper/default_params.cuh>
 #include <flashinfer/attention/hopper/prefill_sm90.cuh>
+#include <flashinfer/attention/hopper/quantization/prefill_sm90.cuh>
 #include <flashinfer/attention/hopper/variants.cuh>
 #include <flashinfer/attention/mask.cuh>
 #include <flashinfer/attention/scheduler.cuh>
@@ -13,10 +14,9 @@
 namespace peers {
 namespace {
 
-using Element = cutlass::bfloat16_t;
+using Out = cutlass::bfloat16_t;
 using flashinfer::GetPtrFromBaseOffset;
 using flashinfer::MaskMode;
-using Variant = flashinfer::StandardAttention;
 
 constexpr std::size_t kPlanBytes = 8 << 20;
 
@@ -24,10 +24,10 @@ constexpr std::size_t kPlanBytes = 8 << 20;
 template <typename Params>
 Params common_params(const Prefill& prefill) {
   Params params{};
-  params.q_ptr = reinterpret_cast<Element*>(prefill.q);
-  params.k_ptr = reinterpret_cast<Element*>(prefill.keys);
-  params.v_ptr = reinterpret_cast<Element*>(prefill.values);
-  params.o_ptr = reinterpret_cast<Element*>(prefill.out);
+  params.q_ptr = static_cast<typename Params::DTypeQ*>(prefill.q);
+  params.k_ptr = static_cast<typename Params::DTypeKV*>(prefill.keys);
+  params.v_ptr = static_cast<typename Params::DTypeKV*>(prefill.values);
+  params.o_ptr = reinterpret_cast<Out*>(prefill.out);
   params.additional_params.sm_scale = kSoftmaxScale;
   params.q_stride_n = params.o_stride_n = kHeads * kHeadDim;
   params.k_stride_n = params.v_stride_n = kKvHeads * kHeadDim;
@@ -40,10 +40,9 @@ Params common_params(const Prefill& prefill) {
   return params;
 }
 
-}  // namespace
-
-Call plan_hopper_ragged_prefill(const Prefill& prefill) {
-  using Params = flashinfer::BatchPrefillRaggedParams<Element, Element, Element, std::int32_t>;
+template <typename Element>
+Call plan_ragged(const Prefill& prefill) {
+  using Params = flashinfer::BatchPrefillRaggedParams<Element, Element, Out, std::int32_t>;
   std::shared_ptr<void> plan = device_memory(kPlanBytes), pinned = pinned_memory(kPlanBytes);
   std::vector<std::int32_t> starts, lengths(static_cast<std::size_t>(prefill.batch), prefill.tokens);
   for (int i = 0; i <= prefill.batch; ++i) starts.push_back(i * prefill.tokens);
@@ -52,7 +51,7 @@ Call plan_hopper_ragged_prefill(const Prefill& prefill) {
             nullptr, 0, plan.get(), pinned.get(), kPlanBytes, info, starts.data(), starts.data(),
             lengths.data(), prefill.batch * prefill.tokens, prefill.batch, kHeads, kKvHeads, kHeadDim,
             kHeadDim, /*page_size=*/1,
-            /*causal=*/true, /*enable_cuda_graph=*/false, sizeof(Element), /*stream=*/nullptr),
+            /*causal=*/true, /*enable_cuda_graph=*/false, sizeof(Out), /*stream=*/nullptr),
         "PrefillSM90Plan");
   check(cudaDeviceSynchronize(), "PrefillSM90Plan's copy");
   Params params = common_params<Params>(prefill);
@@ -74,24 +73,54 @@ Call plan_hopper_ragged_prefill(const Prefill& prefill) {
     std::exit(1);
   }
   return [params, plan](cudaStream_t stream) mutable {
-    check(flashinfer::BatchPrefillWithRaggedKVCacheDispatched<kHeadDim, kHeadDim, MaskMode::kCausal,
-                                                              /*LEFT_SLIDING_WINDOW=*/false,
-                                                              /*SAME_SCHEDULE_FOR_ALL_HEADS=*/false, Variant>(
-              params, /*enable_pdl=*/true, stream),
-          "BatchPrefillWithRaggedKVCache");
+    constexpr bool kSlidingWindow = false, kSameScheduleForAllHeads = false, kDependentLaunch = true;
+    if constexpr (sizeof(Element) == 1) {
+      check(flashinfer::BatchFP8PrefillWithRaggedKVCacheDispatched<kHeadDim, MaskMode::kCausal,
+                                                                   kSlidingWindow, kSameScheduleForAllHeads,
+                                                                   flashinfer::StandardFP8Attention>(
+                params, kDependentLaunch, stream),
+            "BatchFP8PrefillWithRaggedKVCache");
+    } else {
+      check(flashinfer::BatchPrefillWithRaggedKVCacheDispatched<kHeadDim, kHeadDim, MaskMode::kCausal,
+                                                                kSlidingWindow, kSameScheduleForAllHeads,
+                                                                flashinfer::StandardAttention>(
+                params, kDependentLaunch, stream),
+            "BatchPrefillWithRaggedKVCache");
+    }
   };
 }
 
-Call plan_hopper_single_prefill(const Prefill& prefill) {
-  using Params = flashinfer::SinglePrefillParams<Element, Element, Element>;
+template <typename Element>
+Call plan_single(const Prefill& prefill) {
+  using Params = flashinfer::SinglePrefillParams<Element, Element, Out>;
   Params params = common_params<Params>(prefill);
   params.qo_len = params.kv_len = prefill.tokens;
   return [params](cudaStream_t stream) mutable {
-    check(flashinfer::SinglePrefillWithKVCacheDispatched<kHeadDim, kHeadDim, MaskMode::kCausal,
-                                                         /*LEFT_SLIDING_WINDOW=*/false, Variant>(params,
-                                                                                                 stream),
-          "SinglePrefillWithKVCache");
+    constexpr bool kSlidingWindow = false;
+    if constexpr (sizeof(Element) == 1) {
+      check(
+          flashinfer::SingleFP8PrefillWithKVCacheDispatched<kHeadDim, MaskMode::kCausal, kSlidingWindow,
+                                                            flashinfer::StandardFP8Attention>(params, stream),
+          "SingleFP8PrefillWithKVCache");
+    } else {
+      check(flashinfer::SinglePrefillWithKVCacheDispatched<kHeadDim, kHeadDim, MaskMode::kCausal,
+                                                           kSlidingWindow, flashinfer::StandardAttention>(
+                params, stream),
+            "SinglePrefillWithKVCache");
+    }
   };
+}
+
+}  // namespace
+
+Call plan_hopper_ragged_prefill(const Prefill& prefill) {
+  return prefill.fp8 ? plan_ragged<cutlass::float_e4m3_t>(prefill)
+                     : plan_ragged<cutlass::bfloat16_t>(prefill);
+}
+
+Call plan_hopper_single_prefill(const Prefill& prefill) {
+  return prefill.fp8 ? plan_single<cutlass::float_e4m3_t>(prefill)
+                     : plan_single<cutlass::bfloat16_t>(prefill);
 }
 
 }  // namespace peers

@@ -24,9 +24,9 @@ __global__ void fill(Element* out, std::size_t count, float scale, unsigned seed
 }
 
 /// Attention of one row and head a block, straight from the definition.
-template <typename Kv>
+template <typename Query, typename Kv>
 __global__ void define(PagedCache cache, std::int64_t token_stride, std::int64_t head_stride, const Row* rows,
-                       const __nv_bfloat16* q, float* scores_all, float* out) {
+                       const Query* q, float* scores_all, float* out) {
   const Row row = rows[blockIdx.y];
   const int head = blockIdx.x, kv_head = head / (kHeads / kKvHeads), d = threadIdx.x;
   const std::int64_t result = std::int64_t{blockIdx.y} * kHeads + head;
@@ -79,7 +79,7 @@ void randomise_fp8(void* out, std::size_t count, float scale, unsigned seed) {
   randomise<__nv_fp8_e4m3>(out, count, scale, seed);
 }
 
-double relative_error(const PagedCache& cache, const std::vector<Row>& rows, const __nv_bfloat16* q,
+double relative_error(const PagedCache& cache, const std::vector<Row>& rows, const void* q, bool fp8_queries,
                       const __nv_bfloat16* out) {
   const std::size_t width = kHeads * kHeadDim;
   std::shared_ptr<void> rows_device = device_memory(rows.size() * sizeof(Row));
@@ -88,10 +88,20 @@ double relative_error(const PagedCache& cache, const std::vector<Row>& rows, con
   check(cudaMemcpy(rows_device.get(), rows.data(), rows.size() * sizeof(Row), cudaMemcpyHostToDevice),
         "rows");
   const dim3 grid(kHeads, static_cast<unsigned>(rows.size()));
-  const auto launch = cache.fp8 ? define<__nv_fp8_e4m3> : define<__nv_bfloat16>;
-  launch<<<grid, kHeadDim>>>(cache, cache.token_stride(), cache.head_stride(),
-                             static_cast<const Row*>(rows_device.get()), q, static_cast<float*>(scores.get()),
-                             static_cast<float*>(expected_device.get()));
+  const auto launch = [&](auto query_type, auto kv_type) {
+    define<decltype(query_type), decltype(kv_type)><<<grid, kHeadDim>>>(
+        cache, cache.token_stride(), cache.head_stride(), static_cast<const Row*>(rows_device.get()),
+        static_cast<const decltype(query_type)*>(q), static_cast<float*>(scores.get()),
+        static_cast<float*>(expected_device.get()));
+  };
+  if (fp8_queries) {
+    launch(__nv_fp8_e4m3{}, __nv_fp8_e4m3{});
+  } else if (cache.fp8) {
+    launch(__nv_bfloat16{}, __nv_fp8_e4m3{});
+  } else {
+    launch(__nv_bfloat16{}, __nv_bfloat16{});
+  }
+  check(cudaGetLastError(), "define");
   std::vector<float> expected(rows.size() * width);
   std::vector<__nv_bfloat16> actual(width);
   check(cudaMemcpy(expected.data(), expected_device.get(), expected.size() * sizeof(float),

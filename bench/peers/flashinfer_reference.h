@@ -21,7 +21,7 @@ struct Row {
 
 /// ‖out − definition‖ / ‖definition‖ over the rows, by a plain kernel in float32. q and out are
 /// [queries][32][128].
-double relative_error(const PagedCache& cache, const std::vector<Row>& rows, const __nv_bfloat16* q,
+double relative_error(const PagedCache& cache, const std::vector<Row>& rows, const void* q, bool fp8_queries,
                       const __nv_bfloat16* out);
 
 }  // namespace peers
