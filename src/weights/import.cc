@@ -280,12 +280,12 @@ class Importer {
     const auto activation =
         section.format == LinearFormat::kW8R ? ActivationFormat::kA16 : ActivationFormat::kA8G32;
     Status begun = writer_->begin({.kind = section.kind,
-                                         .layer = section.layer,
-                                         .part = section.part,
-                                         .format = static_cast<std::uint8_t>(section.format),
-                                         .activation = static_cast<std::uint8_t>(activation),
-                                         .rows = static_cast<std::int32_t>(packer.rows()),
-                                         .cols = static_cast<std::int32_t>(packer.columns())});
+                                   .layer = section.layer,
+                                   .part = section.part,
+                                   .format = static_cast<std::uint8_t>(section.format),
+                                   .activation = static_cast<std::uint8_t>(activation),
+                                   .rows = static_cast<std::int32_t>(packer.rows()),
+                                   .cols = static_cast<std::int32_t>(packer.columns())});
     if (!begun) return begun;
     const std::int64_t source_bytes = stack_bytes(section.stack);
     for (std::int64_t tile = 0; tile < packer.tiles(); ++tile) {
