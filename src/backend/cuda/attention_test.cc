@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -33,7 +33,7 @@ std::int64_t differences(const std::vector<float>& expected, const std::vector<f
   EXPECT_EQ(expected.size(), actual.size());
   std::int64_t count = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    if (std::memcmp(&expected[i], &actual[i], sizeof(float)) == 0) continue;
+    if (std::bit_cast<std::uint32_t>(expected[i]) == std::bit_cast<std::uint32_t>(actual[i])) continue;
     if (std::isnan(expected[i]) && std::isnan(actual[i])) continue;
     if (count++ == 0) {
       ADD_FAILURE() << what << " differs first at " << i << " of " << expected.size() << ": expected "
