@@ -11,6 +11,7 @@
 #include "backend/select.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/median.h"
 #include "exact/format.h"
 #include "model/workspace.h"
 #include "sampler/philox.h"
@@ -102,8 +103,7 @@ class AttentionLoad {
     std::vector<double> times;
     for (std::int32_t i = 0; i < options_.repeats; ++i)
       times.push_back(time(calls) / static_cast<double>(calls));
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2];
+    return median(std::move(times));
   }
 
   /// Bytes of pages that the queries see, each once; anchors and sink once for the batch.

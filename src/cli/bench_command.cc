@@ -7,6 +7,7 @@
 #include "backend/select.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/median.h"
 #include "commit/freeze.h"
 #include "engine/engine.h"
 #include "exact/format.h"
@@ -113,11 +114,6 @@ Result<Pass> measure(const weights::ModelFile& file, const tokenizer::Tokenizer&
   pass.prefill_seconds = std::chrono::duration<double>(all_begun - start).count();
   pass.decode_seconds = std::chrono::duration<double>(end - all_begun).count();
   return pass;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 /// Prefill and decode rates of one load, and the time that replaying the first answer takes.

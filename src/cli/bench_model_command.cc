@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/median.h"
 #include "exact/format.h"
 #include "kv/backend_memory.h"
 #include "model/model.h"
@@ -117,11 +118,6 @@ class ModelLoad {
   kv::BlockPool pool_;
   std::vector<std::vector<std::int32_t>> tables_;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 /// Weights that every token is multiplied by, the output matrix aside.
 double linear_weights(const weights::ModelSpec& s) {
