@@ -53,16 +53,7 @@ __device__ __forceinline__ Slice load_slice(const std::uint8_t* shared, bool pre
 
 /// exp2 for x ≤ 0, which needs one clamp.
 __device__ __forceinline__ float exp2_below_one(float x) {
-  x = fmaxf(x, -exact::kExp2Limit);
-  const float shifted = __fadd_rn(x, exact::kRoundMagic);
-  const float f = __fsub_rn(x, __fsub_rn(shifted, exact::kRoundMagic));
-  float p = exact::kExp2C5;
-  p = __fmaf_rn(p, f, exact::kExp2C4);
-  p = __fmaf_rn(p, f, exact::kExp2C3);
-  p = __fmaf_rn(p, f, exact::kExp2C2);
-  p = __fmaf_rn(p, f, exact::kExp2C1);
-  p = __fmaf_rn(p, f, 1.0F);
-  return bits_to_float(float_to_bits(p) + (float_to_bits(shifted) << 23));
+  return exp2_clamped(fmaxf(x, -exact::kExp2Limit));
 }
 
 /// kPad: 64, 128 or 256, at least the head size, and equal to it where kExact. kColumns: 4, 8 or 16 rows.

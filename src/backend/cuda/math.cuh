@@ -26,9 +26,8 @@ __device__ __forceinline__ std::int32_t round_product(float x, float y) {
   return static_cast<std::int32_t>(float_to_bits(__fmaf_rn(x, y, exact::kMagic23)) - exact::kMagic23Bits);
 }
 
-/// 2^x with x clamped to ±120. NaN gives an unspecified value, another one than on the host.
-__device__ __forceinline__ float exp2(float x) {
-  x = fminf(fmaxf(x, -exact::kExp2Limit), exact::kExp2Limit);
+/// 2^x for |x| ≤ 120.
+__device__ __forceinline__ float exp2_clamped(float x) {
   const float shifted = __fadd_rn(x, exact::kRoundMagic);
   const float f = __fsub_rn(x, __fsub_rn(shifted, exact::kRoundMagic));
   float p = exact::kExp2C5;
@@ -38,6 +37,11 @@ __device__ __forceinline__ float exp2(float x) {
   p = __fmaf_rn(p, f, exact::kExp2C1);
   p = __fmaf_rn(p, f, 1.0F);
   return bits_to_float(float_to_bits(p) + (float_to_bits(shifted) << 23));
+}
+
+/// 2^x with x clamped to ±120. NaN gives an unspecified value, another one than on the host.
+__device__ __forceinline__ float exp2(float x) {
+  return exp2_clamped(fminf(fmaxf(x, -exact::kExp2Limit), exact::kExp2Limit));
 }
 
 /// The tree over the 32 lanes; every lane has the result, as addition commutes.
