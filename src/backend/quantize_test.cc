@@ -205,7 +205,7 @@ INSTANTIATE_TEST_SUITE_P(
 #if FIELDPRINT_HAS_CUDA
 INSTANTIATE_TEST_SUITE_P(Device, QuantizeTest,
                          ::testing::Values(QuantizeKernels{
-                             "cuda", cuda::testing::device_is_here, cuda::testing::norm_quantize,
+                             "cuda", cuda::testing::has_device, cuda::testing::norm_quantize,
                              cuda::testing::norm_add, cuda::testing::quantize, cuda::testing::gated_quantize,
                              cuda::testing::probabilities}),
                          [](const auto& kernels) { return std::string(kernels.param.name); });

@@ -44,7 +44,7 @@ class RopeDifferential : public RopeTest {};
 INSTANTIATE_TEST_SUITE_P(Kernels, RopeTest, ::testing::Values(kScalar, kAvx2, kAvx512), name_of);
 INSTANTIATE_TEST_SUITE_P(Kernels, RopeDifferential, ::testing::Values(kAvx2, kAvx512), name_of);
 #if FIELDPRINT_HAS_CUDA
-const Kernel kCuda = {"cuda", cuda::testing::device_is_here, cuda::testing::rope_append};
+const Kernel kCuda = {"cuda", cuda::testing::has_device, cuda::testing::rope_append};
 INSTANTIATE_TEST_SUITE_P(Device, RopeTest, ::testing::Values(kCuda), name_of);
 INSTANTIATE_TEST_SUITE_P(Device, RopeDifferential, ::testing::Values(kCuda), name_of);
 #endif

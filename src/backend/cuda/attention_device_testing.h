@@ -9,6 +9,7 @@
 #include "backend/attention_testing.h"
 #include "backend/cuda/attention.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/device_testing.h"
 #include "backend/cuda/plan.h"
 
 /// Runs the attention of a PagedAttention on the device.
@@ -88,11 +89,6 @@ inline AttentionResult run_on_device(backend::testing::PagedAttention& attention
                   workspace.as<float>(), nullptr);
   check(cudaDeviceSynchronize(), "attention");
   return {out.floats(rows * dim), mass.floats(rows)};
-}
-
-inline bool has_device() {
-  int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
 }
 
 }  // namespace fieldprint::backend::cuda::testing

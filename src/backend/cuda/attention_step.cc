@@ -1,15 +1,7 @@
 #include "backend/cuda/attention_step.h"
 
-#include <cuda_runtime_api.h>
-
 namespace fieldprint::backend::cuda {
 namespace {
-
-std::int32_t count_multiprocessors() {
-  int count = 0;
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
-  return count;
-}
 
 bool same(const PlanShape& a, const PlanShape& b) {
   return a.heads == b.heads && a.kv_heads == b.kv_heads && a.head_dim == b.head_dim && a.window == b.window;
@@ -18,7 +10,7 @@ bool same(const PlanShape& a, const PlanShape& b) {
 }  // namespace
 
 AttentionStep::AttentionStep(Transfer& transfer, Stream stream)
-    : transfer_(transfer), stream_(stream), multiprocessors_(count_multiprocessors()) {}
+    : transfer_(transfer), stream_(stream), multiprocessors_(multiprocessors()) {}
 
 void AttentionStep::begin(std::span<const AttentionSequence> sequences) {
   sequences_.assign(sequences.begin(), sequences.end());

@@ -14,4 +14,15 @@ void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
 void require(bool holds, const char* what) { CHECK(holds, "{}", what); }
 
+int multiprocessors() {
+  static const int count = [] {
+    int device = 0;
+    int value = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    return value;
+  }();
+  return count;
+}
+
 }  // namespace fieldprint::backend::cuda

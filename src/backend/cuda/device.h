@@ -17,4 +17,7 @@ void check(int error, const char* call);
 /// Stops the process, naming `what`, unless it holds. For launchers: nvcc cannot read the header of CHECK.
 void require(bool holds, const char* what);
 
+/// Of the current device, asked once.
+int multiprocessors();
+
 }  // namespace fieldprint::backend::cuda

@@ -18,7 +18,7 @@ using cuda::testing::Mirror;
 class CudaDigest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!cuda::testing::device_is_here()) GTEST_SKIP() << "there is no GPU here";
+    if (!cuda::testing::has_device()) GTEST_SKIP() << "there is no GPU here";
   }
 };
 

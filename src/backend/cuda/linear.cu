@@ -51,17 +51,6 @@ __global__ void embed_w4g32(const __grid_constant__ EmbedArgs args) {
 
 }  // namespace
 
-int multiprocessors() {
-  static const int count = [] {
-    int device = 0;
-    int value = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    return value;
-  }();
-  return count;
-}
-
 void linear(const LinearArgs& args, Stream stream) {
   if (args.tokens == 0) return;
   // Where one kernel overtakes another was measured on an H100.

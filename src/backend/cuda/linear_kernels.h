@@ -6,9 +6,6 @@
 /// shape.
 namespace fieldprint::backend::cuda {
 
-/// Multiprocessors of the current device.
-int multiprocessors();
-
 /// w8r straight from memory to the tensor cores: shortest start, for few tokens and small matrices.
 void linear_w8r_direct(const LinearArgs& args, Stream stream);
 

@@ -6,16 +6,12 @@
 #include <vector>
 
 #include "backend/cuda/device.h"
+#include "backend/cuda/device_testing.h"
 #include "backend/cuda/repack.h"
 #include "backend/ops.h"
 
 /// Device copies of test data.
 namespace fieldprint::backend::cuda::testing {
-
-inline bool has_device() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-}
 
 /// `count` values of device memory, freed at the end.
 template <typename T>

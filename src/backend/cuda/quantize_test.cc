@@ -32,7 +32,7 @@ constexpr Shape kShapes[] = {{1, 32},    {1, 4096},  {3, 4128},  {2, 8192},   {2
 class CudaQuantize : public ::testing::TestWithParam<Shape> {
  protected:
   void SetUp() override {
-    if (!cuda::testing::device_is_here()) GTEST_SKIP() << "there is no GPU here";
+    if (!cuda::testing::has_device()) GTEST_SKIP() << "there is no GPU here";
   }
 };
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaQuantize, ::testing::ValuesIn(kShapes), [](const auto& shape) {

@@ -19,7 +19,7 @@ using backend::testing::Values;
 class CudaRope : public ::testing::TestWithParam<std::int32_t> {
  protected:
   void SetUp() override {
-    if (!cuda::testing::device_is_here()) GTEST_SKIP() << "there is no GPU here";
+    if (!cuda::testing::has_device()) GTEST_SKIP() << "there is no GPU here";
   }
 };
 INSTANTIATE_TEST_SUITE_P(HeadSizes, CudaRope, ::testing::Values(16, 64, 80, 96, 128, 256),

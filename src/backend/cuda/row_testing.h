@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/cuda/device.h"
+#include "backend/cuda/device_testing.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rope.h"
 #include "exact/format.h"
@@ -16,11 +17,6 @@
 /// The device's row operations behind the signature of the CPU kernels: arguments and results in host memory,
 /// items [begin, end). They let the CPU kernels' tests run on the device.
 namespace fieldprint::backend::cuda::testing {
-
-inline bool device_is_here() {
-  int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
-}
 
 /// A copy of host memory on the device, written back by store().
 template <class T>
