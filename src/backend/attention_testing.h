@@ -35,7 +35,7 @@ struct SequenceSpec {
 };
 
 /// What the values of a history look like.
-enum class TokenKind { kOrdinary, kExtreme, kWideScales, kZeroValues, kZero, kTinyValues };
+enum class TokenKind { kOrdinary, kExtreme, kSmallKeys, kZeroValues, kZero };
 
 class PagedAttention {
  public:
@@ -48,7 +48,8 @@ class PagedAttention {
     pool_.resize(static_cast<std::size_t>((blocks_ - 1) * block_stride_ + kLayerOffset + layer_bytes_));
     for (std::size_t s = 0; s < specs_.size(); ++s) write_tokens(s);
     make_queries();
-    const std::size_t rows = q_scale_.size();
+    make_scales();
+    const std::size_t rows = q_step_.size();
     states_.resize(rows * 2 * static_cast<std::size_t>(attention_state_floats(shape.head_dim)));
     out_.resize(rows * static_cast<std::size_t>(shape.head_dim));
     anchor_mass_.resize(rows);
@@ -63,7 +64,13 @@ class PagedAttention {
             .head_dim = shape_.head_dim,
             .window = window_,
             .q = q_.data(),
-            .q_scale = q_scale_.data(),
+            .q_step = q_step_.data(),
+            .scales = {.k_offset = nullptr,
+                       .k_inverse = nullptr,
+                       .q_factor = nullptr,
+                       .v_inverse = nullptr,
+                       .v_scale = v_scale_.data(),
+                       .sink = sink_.data()},
             .kv = {pool_.data(), block_stride_, kLayerOffset},
             .sequences = sequences_.data(),
             .preface_items = plan_.preface.data(),
@@ -198,18 +205,13 @@ class PagedAttention {
     if (!vary_kinds_) return TokenKind::kOrdinary;
     // A kind a page, so that whole tiles are zero.
     const std::uint64_t draw = source(owner, position / exact::kPageTokens, -1)() % 10;
-    return draw < 6 ? static_cast<TokenKind>(draw) : TokenKind::kOrdinary;
+    return draw < 5 ? static_cast<TokenKind>(draw) : TokenKind::kOrdinary;
   }
 
   static std::int8_t draw_byte(Source& random, TokenKind kind) {
     if (kind == TokenKind::kExtreme) return random() % 2 == 0 ? std::int8_t{127} : std::int8_t{-127};
-    return static_cast<std::int8_t>(static_cast<std::int64_t>(random() % 255) - 127);
-  }
-
-  static std::uint16_t draw_scale(Source& random, TokenKind kind) {
-    const float unit = 0.5F + static_cast<float>(random() % 1024) / 1024.0F;
-    if (kind != TokenKind::kWideScales) return exact::to_bf16(unit * 0.01F);
-    return exact::to_bf16(std::ldexp(unit, static_cast<int>(random() % 24) - 20));
+    const auto level = static_cast<std::int64_t>(random() % 255) - 127;
+    return static_cast<std::int8_t>(kind == TokenKind::kSmallKeys ? level / 32 : level);
   }
 
   void write_token(std::size_t s, std::int64_t position) {
@@ -223,20 +225,15 @@ class PagedAttention {
       std::int64_t slot = 0;
       std::uint8_t* page = locate(s, position, h, &slot);
       std::uint8_t* values = page + exact::kPageTokens * dim;
-      std::uint8_t* scales = values + exact::kPageTokens * dim;
       for (std::int64_t d = 0; d < dim; ++d) {
         page[slot * dim + d] = static_cast<std::uint8_t>(draw_byte(random, kind));
       }
-      const std::uint16_t key_scale = draw_scale(random, kind);
-      std::memcpy(scales + 2 * slot, &key_scale, 2);
       if (kind == TokenKind::kZeroValues) continue;
+      const std::int64_t column = exact::value_slot(static_cast<std::int32_t>(slot));
+      const TokenKind value_kind = kind == TokenKind::kSmallKeys ? TokenKind::kOrdinary : kind;
       for (std::int64_t d = 0; d < dim; ++d) {
-        values[d * exact::kPageTokens + slot] = static_cast<std::uint8_t>(draw_byte(random, kind));
+        values[d * exact::kPageTokens + column] = static_cast<std::uint8_t>(draw_byte(random, value_kind));
       }
-      std::uint16_t value_scale = draw_scale(random, kind);
-      // Weights around and below the smallest normal number.
-      if (kind == TokenKind::kTinyValues) value_scale = exact::to_bf16(random() % 8 == 0 ? 0x1p-107F : 0.0F);
-      std::memcpy(scales + 2 * (exact::kPageTokens + slot), &value_scale, 2);
     }
   }
 
@@ -255,12 +252,31 @@ class PagedAttention {
           for (std::int64_t d = 0; d < shape_.head_dim; ++d) {
             q_.push_back(draw_byte(random, TokenKind::kOrdinary));
           }
-          const float spread = vary_kinds_ ? std::ldexp(1.0F, static_cast<int>(random() % 8) - 5) : 1.0F;
-          q_scale_.push_back(0.005F * spread);
+          q_step_.push_back(draw_step(random));
         }
       }
     }
     q_.shrink_to_fit();
+  }
+
+  /// From flat attention to maxima that rise by far more than a fold's headroom.
+  std::int32_t draw_step(Source& random) const {
+    if (!vary_kinds_) return 300;
+    const std::uint64_t draw = random() % 16;
+    if (draw == 0) return exact::kSmallestStep;
+    if (draw == 1) return exact::kLargestStep;
+    return (16 << (draw % 12)) + static_cast<std::int32_t>(random() % 16);
+  }
+
+  void make_scales() {
+    Source random = source(0, -1, 2000);
+    const auto unit = [&random] { return 0.5F + static_cast<float>(random() % 1024) / 1024.0F; };
+    for (std::int32_t i = 0; i < shape_.kv_heads * shape_.head_dim; ++i) v_scale_.push_back(0.01F * unit());
+    for (std::int32_t h = 0; h < shape_.kv_heads; ++h) {
+      const float key = 3.0F * unit();
+      const float value = 0.25F * unit();
+      sink_.insert(sink_.end(), {1.0F / key, key, 1.0F / value, value});
+    }
   }
 
   HeadShape shape_;
@@ -275,7 +291,9 @@ class PagedAttention {
   std::vector<std::vector<std::int32_t>> tables_;
   std::vector<AttentionSequence> sequences_;
   std::vector<std::int8_t> q_;
-  std::vector<float> q_scale_;
+  std::vector<std::int32_t> q_step_;
+  std::vector<float> v_scale_;
+  std::vector<float> sink_;
   std::vector<float> states_;
   std::vector<float> out_;
   std::vector<float> anchor_mass_;

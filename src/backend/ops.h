@@ -101,13 +101,31 @@ struct LinearArgs {
 
 /// One layer's pages in the pool. The page of (block, head) starts at
 ///   pool + block·block_stride + layer_offset + head·page_bytes(D)
-/// and holds K int8 [64][D], V int8 [D][64], K scales bf16 [64], V scales bf16 [64].
+/// and holds K int8 [64][D], V int8 [D][64], the tokens of V in the order of exact::value_slot.
 struct KvLayer {
   std::uint8_t* pool;
   std::int64_t block_stride;
   std::int64_t layer_offset;
 };
-constexpr std::int64_t page_bytes(std::int64_t head_dim) { return 64 * (2 * head_dim + 4); }
+constexpr std::int64_t page_bytes(std::int64_t head_dim) { return 128 * head_dim; }
+
+/// What one layer's keys, values and queries are quantised with: constants of the model.
+struct KvScales {
+  const float* k_offset;   ///< [K][D], subtracted from the rotated key
+  const float* k_inverse;  ///< [K][D], 1/scale of a key's channel
+  const float*
+      q_factor;  ///< [K][D], scale of a key's channel times log2(e)/sqrt(d), for the queries of the group
+  const float* v_inverse;  ///< [K][D], 1/scale of a value's channel
+  const float* v_scale;    ///< [K][D]
+  const float* sink;       ///< [K][4], for the token at position 0: SinkFactor
+};
+/// Factors on the scales of the token at position 0, and the inverses of these factors.
+enum SinkFactor : std::uint8_t {
+  kSinkKeyInverse = 0,
+  kSinkKeyScale = 1,
+  kSinkValueInverse = 2,
+  kSinkValueScale = 3
+};
 
 /// Factored rotary tables: position p uses the complex product of entries p/256 and p%256.
 struct RopeTable {
@@ -131,11 +149,10 @@ struct RopeAppendArgs {
   const std::int32_t* positions;  ///< [T]
   const std::int32_t* blocks;     ///< [T] block that holds the token
   const std::int32_t* slots;      ///< [T] slot in the page, 0..63
-  const float* k_offset;          ///< [K][D], subtracted from the rotated key
-  float score_scale;              ///< log2(e)/sqrt(d), into q_scale
+  KvScales scales;
   KvLayer kv;
   std::int8_t* q;            ///< [T][H][D]
-  float* q_scale;            ///< [T][H]
+  std::int32_t* q_step;      ///< [T][H], in units of 2^-22: a score of 1 is q_step·2^-22 in log2
   std::int32_t* non_finite;  ///< [T]
 };
 
@@ -176,9 +193,10 @@ struct AttentionArgs {
   std::int32_t heads;
   std::int32_t kv_heads;
   std::int32_t head_dim;
-  std::int32_t window;   ///< a query sees this many positions, itself included; anchors always; 0 = all
-  const std::int8_t* q;  ///< [T][H][D]
-  const float* q_scale;  ///< [T][H]
+  std::int32_t window;         ///< a query sees this many positions, itself included; anchors always; 0 = all
+  const std::int8_t* q;        ///< [T][H][D]
+  const std::int32_t* q_step;  ///< [T][H]
+  KvScales scales;
   KvLayer kv;
   const AttentionSequence* sequences;
   const PrefaceItem* preface_items;

@@ -99,13 +99,6 @@ inline std::int32_t quantise(float x, float inverse) {
   return inverse == 0.0F ? 0 : round_to_int(x * inverse);
 }
 
-/// bf16 nearest to a positive finite float, ties to even, as its 16 bits.
-inline std::uint16_t to_bf16(float x) {
-  const std::uint32_t bits = float_to_bits(x);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
-inline float from_bf16(std::uint16_t bits) { return bits_to_float(static_cast<std::uint32_t>(bits) << 16); }
-
 /// IEEE binary16 to binary32, exact.
 inline float from_f16(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
@@ -116,6 +109,59 @@ inline float from_f16(std::uint16_t half) {
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
   return bits_to_float(sign | float_to_bits(magnitude));
 }
+
+/// The binary16 nearest to x, ties to even, as a float. |x| lies in [2^-14, 65504], or x is 0.
+inline float round_to_f16(float x) {
+  const std::uint32_t bits = float_to_bits(x);
+  return bits_to_float((bits + 0xFFFU + ((bits >> 13) & 1U)) & 0xFFFFE000U);
+}
+
+/// The query step for a row whose largest magnitude is `amax`, finite, in log2 units: the row is quantised in
+/// units of step·2^-22, of which 127 hold it unless the step is the largest there is.
+inline std::int32_t query_step(float amax) {
+  const float levels = amax * kQueryLevels;
+  if (levels >= static_cast<float>(kLargestStep)) return kLargestStep;
+  const std::int32_t step = static_cast<std::int32_t>(levels) + 1;
+  return step < kSmallestStep ? kSmallestStep : step;
+}
+
+/// x as an int8 level, x in units of the scale.
+inline std::int8_t clamp_to_level(float x) {
+  x = x < -kA8Max ? -kA8Max : x;
+  x = x > kA8Max ? kA8Max : x;
+  return static_cast<std::int8_t>(round_to_int(x));
+}
+
+/// Weight 0 … 254 of a score that lies `below` ≤ 0 from its tile's largest, in units of step·2^-22 in log2:
+/// about 254·2^(below·step·2^-22). The exponent, rounded to 2^-10 and read as the bits of a half, is
+/// 2^n·(1+f); a polynomial of 1+f mends the mantissa (Schraudolph, Neural Computation 11(4), 1999, gives the
+/// first step).
+inline std::int32_t attention_weight(std::int32_t below, std::int32_t step) {
+  const std::int32_t floor = -(kScoreSpan / step);
+  if (below < floor) below = floor;
+  const float t = std::fma(kScoreMagic + static_cast<float>(below), static_cast<float>(step) * kStepUnit,
+                           kExponentBase - 3.0F * static_cast<float>(step));
+  const std::uint32_t half = float_to_bits(t) & 0xFFFFU;
+  const float power = from_f16(static_cast<std::uint16_t>(half));
+  const float u = from_f16(static_cast<std::uint16_t>(kExponentOne | (half & 0x3FFU)));
+  float g = round_to_f16(std::fma(kWeightC2, u, kWeightC1));
+  g = round_to_f16(std::fma(g, u, kWeightC0));
+  return round_product(power, g);
+}
+
+/// Where a page of V keeps token `slot` of 0 … 63: within each 32, so that the scores' accumulators of the
+/// tensor cores lie as the operand of the second product.
+constexpr std::int32_t value_slot(std::int32_t slot) {
+  const std::int32_t t = slot % 32;
+  return slot - t + 16 * (t >> 4) + 4 * ((t & 7) >> 1) + 2 * ((t >> 3) & 1) + (t & 1);
+}
+
+/// bf16 nearest to a positive finite float, ties to even, as its 16 bits.
+inline std::uint16_t to_bf16(float x) {
+  const std::uint32_t bits = float_to_bits(x);
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+inline float from_bf16(std::uint16_t bits) { return bits_to_float(static_cast<std::uint32_t>(bits) << 16); }
 
 /// log2 of a positive integer, in binary64 with add, mul, div only: the same on every machine.
 /// Absolute error under 1e-13.

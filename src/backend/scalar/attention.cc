@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "base/bounds.h"
@@ -13,135 +12,140 @@ namespace fieldprint::backend::scalar {
 namespace {
 
 using exact::kPageTokens;
+using exact::kTileTokens;
 
-/// Softmax over some tokens: maximum score, Σ exp2(score − maximum), and the output weighted alike.
+/// Softmax over some tokens: a reference near the maximum score in log2, Σ weight, and the values so
+/// weighted, both in units of 2^reference.
 struct State {
-  float maximum = -std::numeric_limits<float>::infinity();
+  float reference = -std::numeric_limits<float>::infinity();
   float denominator = 0.0F;
   std::array<float, bounds::kMaxHeadDim> output{};
 
-  bool empty() const { return std::isinf(maximum); }
+  bool empty() const { return std::isinf(reference); }
 };
 
-/// Appends `next` to `state`. The order of merges is part of the contract.
-void merge(State& state, const State& next, std::int64_t dim) {
+/// Appends `next` to `state`. The order of folds is part of the contract.
+void fold(State& state, const State& next, std::int64_t dim) {
   if (next.empty()) return;
   if (state.empty()) {
     state = next;
     return;
   }
-  const float maximum = next.maximum > state.maximum ? next.maximum : state.maximum;
-  const float a = exact::exp2(state.maximum - maximum);
-  const float b = exact::exp2(next.maximum - maximum);
-  state.maximum = maximum;
-  state.denominator = std::fma(state.denominator, a, next.denominator * b);
-  for (std::size_t d = 0; d < static_cast<std::size_t>(dim); ++d) {
-    state.output[d] = std::fma(state.output[d], a, next.output[d] * b);
+  const std::size_t size = static_cast<std::size_t>(dim);
+  if (next.reference > state.reference + exact::kFoldHeadroom) {
+    const float a = exact::exp2(state.reference - next.reference);
+    state.denominator = std::fma(state.denominator, a, next.denominator);
+    for (std::size_t d = 0; d < size; ++d) state.output[d] = std::fma(state.output[d], a, next.output[d]);
+    state.reference = next.reference;
+    return;
   }
+  const float b = exact::exp2(next.reference - state.reference);
+  state.denominator = std::fma(next.denominator, b, state.denominator);
+  for (std::size_t d = 0; d < size; ++d) state.output[d] = std::fma(next.output[d], b, state.output[d]);
 }
 
 struct Page {
-  const std::int8_t* keys;     // [64][D]
-  const std::int8_t* values;   // [D][64]
-  const std::uint8_t* scales;  // bf16 [64] of the keys, then of the values
-
-  float key_scale(std::int64_t j) const { return scale(j); }
-  float value_scale(std::int64_t j) const { return scale(kPageTokens + j); }
-
- private:
-  float scale(std::int64_t i) const {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, scales + 2 * i, 2);
-    return exact::from_bf16(bits);
-  }
+  const std::int8_t* keys;    // [64][D]
+  const std::int8_t* values;  // [D][64]
 };
 
 Page page_of(const AttentionArgs& args, std::int32_t block, std::int64_t kv_head) {
-  const std::uint8_t* base = args.kv.pool + block * args.kv.block_stride + args.kv.layer_offset +
-                             kv_head * page_bytes(args.head_dim);
-  const auto* keys = reinterpret_cast<const std::int8_t*>(base);
-  return {keys, keys + kPageTokens * args.head_dim, base + 2 * kPageTokens * args.head_dim};
+  const auto* keys =
+      reinterpret_cast<const std::int8_t*>(args.kv.pool + block * args.kv.block_stride +
+                                           args.kv.layer_offset + kv_head * page_bytes(args.head_dim));
+  return {keys, keys + kPageTokens * args.head_dim};
 }
 
 /// One query row.
 struct Query {
   const std::int8_t* q;
-  float scale;
+  std::int32_t step;
+
+  float unit() const { return static_cast<float>(step) * exact::kStepUnit; }
 };
 
-/// The state of tokens [first, last) of one page.
-State tile(const AttentionArgs& args, const Page& page, const Query& query, std::int64_t first,
-           std::int64_t last) {
+std::int32_t score(const Query& query, const Page& page, std::int64_t slot, std::int64_t dim) {
+  std::int32_t dot = 0;
+  for (std::int64_t d = 0; d < dim; ++d) dot += query.q[d] * page.keys[slot * dim + d];
+  return dot;
+}
+
+std::int32_t value(const Page& page, std::int64_t slot, std::int64_t channel) {
+  return page.values[channel * kPageTokens + exact::value_slot(static_cast<std::int32_t>(slot))];
+}
+
+/// The state of tokens [first, last) of one tile, whose pages are those of `blocks`.
+State tile(const AttentionArgs& args, const std::int32_t* blocks, std::int64_t kv_head, const Query& query,
+           std::int64_t first, std::int64_t last) {
   State state;
   if (first >= last) return state;
   const std::int64_t dim = args.head_dim;
-  std::array<float, kPageTokens> weight{};
-
-  for (std::int64_t j = first; j < last; ++j) {
-    std::int32_t dot = 0;
-    for (std::int64_t d = 0; d < dim; ++d) dot += query.q[d] * page.keys[j * dim + d];
-    const float score = static_cast<float>(dot) * (query.scale * page.key_scale(j));
-    weight[static_cast<std::size_t>(j)] = score;
-    state.maximum = score > state.maximum ? score : state.maximum;
+  std::array<Page, exact::kTilePages> pages{};
+  for (std::int64_t p = first / kPageTokens; p * kPageTokens < last; ++p) {
+    pages[static_cast<std::size_t>(p)] = page_of(args, blocks[p], kv_head);
   }
+  const auto page = [&](std::int64_t j) -> const Page& {
+    return pages[static_cast<std::size_t>(j / kPageTokens)];
+  };
 
-  // 64 · 2^23 = 2^29 fits in the integer sum. Unsigned, because scores that are no numbers, in a row that
-  // will be refused, may wrap it.
-  std::uint32_t denominator = 0;
-  float largest = 0.0F;
+  std::array<std::int32_t, kTileTokens> scores{};
+  std::int32_t maximum = std::numeric_limits<std::int32_t>::min();
   for (std::int64_t j = first; j < last; ++j) {
-    float& w = weight[static_cast<std::size_t>(j)];
-    const float p = exact::exp2(w - state.maximum);
-    denominator += static_cast<std::uint32_t>(exact::round_product(p, exact::kDenominatorOne));
-    w = p * page.value_scale(j);
-    largest = w > largest ? w : largest;
+    std::int32_t& s = scores[static_cast<std::size_t>(j)];
+    s = score(query, page(j), j % kPageTokens, dim);
+    maximum = std::max(maximum, s);
   }
-  state.denominator = static_cast<float>(static_cast<std::int32_t>(denominator)) * 0x1p-23F;
-
-  // Every value zero or nearly so: the output is zero, and the ratio below would not be finite.
-  if (largest < exact::kSmallestWeight) return state;
-  const float ratio = exact::kWeightMax / largest;
-  const float unit = largest / exact::kWeightMax;
-  std::array<std::uint32_t, kPageTokens> integer{};
+  std::array<std::int32_t, kTileTokens> weights{};
+  std::int32_t denominator = 0;
   for (std::int64_t j = first; j < last; ++j) {
     const std::size_t i = static_cast<std::size_t>(j);
-    integer[i] = static_cast<std::uint32_t>(exact::round_product(weight[i], ratio));
+    weights[i] = exact::attention_weight(scores[i] - maximum, query.step);
+    denominator += weights[i];
   }
+  state.reference = static_cast<float>(maximum) * query.unit();
+  state.denominator = static_cast<float>(denominator);
   for (std::int64_t d = 0; d < dim; ++d) {
-    // 65535 · 127 · 64 < 2^30 fits.
-    std::uint32_t dot = 0;
+    // 254 · 127 · 128 < 2^22 is exact as a float.
+    std::int32_t sum = 0;
     for (std::int64_t j = first; j < last; ++j) {
-      const std::int32_t value = page.values[d * kPageTokens + j];
-      dot += integer[static_cast<std::size_t>(j)] * static_cast<std::uint32_t>(value);
+      sum += weights[static_cast<std::size_t>(j)] * value(page(j), j % kPageTokens, d);
     }
-    state.output[static_cast<std::size_t>(d)] = static_cast<float>(static_cast<std::int32_t>(dot)) * unit;
+    state.output[static_cast<std::size_t>(d)] = static_cast<float>(sum);
+  }
+  return state;
+}
+
+/// The sink: one token, with scales of its own.
+State sink(const AttentionArgs& args, std::int32_t block, std::int64_t kv_head, const Query& query) {
+  const Page page = page_of(args, block, kv_head);
+  const float* factors = args.scales.sink + 4 * kv_head;
+  State state;
+  state.reference =
+      static_cast<float>(score(query, page, 0, args.head_dim)) * query.unit() * factors[kSinkKeyScale];
+  state.denominator = static_cast<float>(exact::kLargestWeight);
+  for (std::int64_t d = 0; d < args.head_dim; ++d) {
+    state.output[static_cast<std::size_t>(d)] =
+        static_cast<float>(exact::kLargestWeight * value(page, 0, d)) * factors[kSinkValueScale];
   }
   return state;
 }
 
 /// The state of context tokens [first, last), counted from the context's start: tiles into chunks, chunks
-/// into groups, groups into the row.
+/// into the row.
 State context_state(const AttentionArgs& args, const std::int32_t* blocks, std::int64_t kv_head,
                     const Query& query, std::int64_t first, std::int64_t last) {
   State row;
-  State group;
   State chunk;
-  const std::int64_t tiles = (last + kPageTokens - 1) / kPageTokens;
-  for (std::int64_t t = first / kPageTokens; t < tiles; ++t) {
-    const Page page = page_of(args, blocks[t], kv_head);
-    const std::int64_t start = t * kPageTokens;
-    merge(chunk,
-          tile(args, page, query, std::max<std::int64_t>(first - start, 0),
-               std::min<std::int64_t>(last - start, kPageTokens)),
-          args.head_dim);
-    const bool end = t + 1 == tiles;
-    if (end || (t + 1) % exact::kChunkTiles == 0) {
-      merge(group, chunk, args.head_dim);
+  const std::int64_t tiles = (last + kTileTokens - 1) / kTileTokens;
+  for (std::int64_t t = first / kTileTokens; t < tiles; ++t) {
+    const std::int64_t start = t * kTileTokens;
+    fold(chunk,
+         tile(args, blocks + t * exact::kTilePages, kv_head, query, std::max<std::int64_t>(first - start, 0),
+              std::min<std::int64_t>(last - start, kTileTokens)),
+         args.head_dim);
+    if (t + 1 == tiles || (t + 1) % exact::kChunkTiles == 0) {
+      fold(row, chunk, args.head_dim);
       chunk = State{};
-    }
-    if (end || (t + 1) % exact::kGroupTiles == 0) {
-      merge(row, group, args.head_dim);
-      group = State{};
     }
   }
   return row;
@@ -154,7 +158,7 @@ float* stored_state(const AttentionArgs& args, std::int64_t token, std::int64_t 
 void store(const AttentionArgs& args, const State& state, std::int64_t token, std::int64_t head,
            int segment) {
   float* out = stored_state(args, token, head, segment);
-  out[0] = state.maximum;
+  out[0] = state.reference;
   out[1] = state.denominator;
   std::copy_n(state.output.begin(), args.head_dim, out + 2);
 }
@@ -162,7 +166,7 @@ void store(const AttentionArgs& args, const State& state, std::int64_t token, st
 State load(const AttentionArgs& args, std::int64_t token, std::int64_t head, int segment) {
   const float* in = stored_state(args, token, head, segment);
   State state;
-  state.maximum = in[0];
+  state.reference = in[0];
   state.denominator = in[1];
   std::copy_n(in + 2, args.head_dim, state.output.begin());
   return state;
@@ -170,7 +174,7 @@ State load(const AttentionArgs& args, std::int64_t token, std::int64_t head, int
 
 Query query_of(const AttentionArgs& args, std::int64_t token, std::int64_t head) {
   const std::int64_t row = token * args.heads + head;
-  return {args.q + row * args.head_dim, args.q_scale[row]};
+  return {args.q + row * args.head_dim, args.q_step[row]};
 }
 
 /// Sink and anchors of one query.
@@ -183,26 +187,26 @@ void preface_query(const AttentionArgs& args, const AttentionSequence& sequence,
   const std::int64_t group = args.heads / args.kv_heads;
   for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const Query row = query_of(args, token, head);
-    store(args, tile(args, page_of(args, sequence.blocks[0], kv_head), row, 0, sink_seen ? 1 : 0), token,
-          head, 0);
+    store(args, sink_seen ? sink(args, sequence.blocks[0], kv_head, row) : State{}, token, head, 0);
     State anchors;
-    for (std::int64_t start = 0; start < anchors_seen; start += kPageTokens) {
-      const Page page = page_of(args, sequence.blocks[1 + start / kPageTokens], kv_head);
-      merge(anchors, tile(args, page, row, 0, std::min<std::int64_t>(anchors_seen - start, kPageTokens)),
-            args.head_dim);
+    for (std::int64_t start = 0; start < anchors_seen; start += kTileTokens) {
+      fold(anchors,
+           tile(args, sequence.blocks + 1 + start / kPageTokens, kv_head, row, 0,
+                std::min<std::int64_t>(anchors_seen - start, kTileTokens)),
+           args.head_dim);
     }
     store(args, anchors, token, head, 1);
   }
 }
 
 /// Holds the anchors' share between floor and ceiling, and returns the share given.
-/// Both denominators are at least about 1 in their own frames, so no ratio here overflows.
+/// Both denominators are at least about 254 in their own frames, so no ratio here overflows.
 float apply_mass_policy(const AttentionSequence& sequence, State& anchors, const State& context) {
   if (anchors.empty()) return 0.0F;
   if (context.empty()) return 1.0F;
-  const float maximum = std::max(anchors.maximum, context.maximum);
-  float mine = anchors.denominator * exact::exp2(anchors.maximum - maximum);
-  const float others = context.denominator * exact::exp2(context.maximum - maximum);
+  const float reference = std::max(anchors.reference, context.reference);
+  float mine = anchors.denominator * exact::exp2(anchors.reference - reference);
+  const float others = context.denominator * exact::exp2(context.reference - reference);
   float odds = -1.0F;
   if (mine < sequence.floor_odds * others) odds = sequence.floor_odds;
   if (mine > sequence.ceiling_odds * others) odds = sequence.ceiling_odds;
@@ -211,7 +215,7 @@ float apply_mass_policy(const AttentionSequence& sequence, State& anchors, const
     const float factor = wanted / anchors.denominator;
     for (float& value : anchors.output) value *= factor;
     anchors.denominator = wanted;
-    anchors.maximum = context.maximum;
+    anchors.reference = context.reference;
     mine = odds * others;
   }
   return mine / (mine + others);
@@ -234,12 +238,14 @@ void context_query(const AttentionArgs& args, const ContextItem& item, std::int6
     State state = load(args, token, head, 0);
     State anchors = load(args, token, head, 1);
     args.anchor_mass[token * args.heads + head] = apply_mass_policy(sequence, anchors, context);
-    merge(state, anchors, args.head_dim);
-    merge(state, context, args.head_dim);
+    fold(state, anchors, args.head_dim);
+    fold(state, context, args.head_dim);
     const float inverse = 1.0F / state.denominator;
+    const float* v_scale = args.scales.v_scale + item.kv_head * args.head_dim;
     float* out = args.out + (token * args.heads + head) * args.head_dim;
-    for (std::int64_t d = 0; d < args.head_dim; ++d)
-      out[d] = state.output[static_cast<std::size_t>(d)] * inverse;
+    for (std::int64_t d = 0; d < args.head_dim; ++d) {
+      out[d] = state.output[static_cast<std::size_t>(d)] * inverse * v_scale[d];
+    }
   }
 }
 

@@ -1,8 +1,8 @@
 #include "backend/scalar/rope.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <span>
 
 #include "base/bounds.h"
@@ -51,58 +51,65 @@ Head rotated(const float* x, const float* norm, const RopeAppendArgs& args, cons
   return head;
 }
 
-/// Quantises a key or value: the scale is rounded to bf16 first, and the rounded scale divides.
-/// `stride` is the distance between elements in the page.
-std::uint16_t store_quantised(std::span<const float> x, std::int8_t* page, std::int64_t stride,
-                              std::int32_t& non_finite) {
-  const auto [unused, scale] = exact::quant_scale(exact::abs_max(x), exact::kA8Max);
-  if (!(scale < exact::kMaxFloat)) non_finite = 1;
-  const std::uint16_t stored = exact::to_bf16(scale);
-  const float rounded = exact::from_bf16(stored);
-  const bool usable = rounded > 0.0F && rounded < exact::kMaxFloat;
-  const float inverse = usable ? 1.0F / rounded : 0.0F;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    std::int32_t q = exact::quantise(x[i], inverse);
-    q = q > 127 ? 127 : q;
-    q = q < -127 ? -127 : q;
-    page[static_cast<std::int64_t>(i) * stride] = static_cast<std::int8_t>(q);
+bool finite(std::span<const float> x) { return exact::abs_max(x) <= exact::kMaxFloat; }
+
+void store_query(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, Head& head) {
+  const std::int64_t dim = args.head_dim;
+  const float* factor = args.scales.q_factor + h / (args.heads / args.kv_heads) * dim;
+  for (std::int64_t d = 0; d < dim; ++d) head[static_cast<std::size_t>(d)] *= factor[d];
+  std::int8_t* q = args.q + (t * args.heads + h) * dim;
+  std::int32_t& step = args.q_step[t * args.heads + h];
+  const std::span<const float> row = std::span(head).first(static_cast<std::size_t>(dim));
+  if (!finite(row)) {
+    args.non_finite[t] = 1;
+    step = exact::kSmallestStep;
+    std::fill_n(q, dim, std::int8_t{0});
+    return;
   }
-  return stored;
+  step = exact::query_step(exact::abs_max(row));
+  const float inverse = 0x1p22F / static_cast<float>(step);
+  for (std::int64_t d = 0; d < dim; ++d) {
+    q[d] = exact::clamp_to_level(row[static_cast<std::size_t>(d)] * inverse);
+  }
+}
+
+/// Key and value of one head, in their slot of the page.
+void store_pair(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, const Head& key,
+                const float* value) {
+  const std::int64_t dim = args.head_dim;
+  const std::size_t size = static_cast<std::size_t>(dim);
+  const KvScales& scales = args.scales;
+  const float* sink = scales.sink + 4 * h;
+  const bool in_sink = args.positions[t] == 0;
+  const std::int32_t slot = args.slots[t];
+  auto* keys = reinterpret_cast<std::int8_t*>(args.kv.pool + args.blocks[t] * args.kv.block_stride +
+                                              args.kv.layer_offset + h * page_bytes(dim));
+  std::int8_t* values = keys + exact::kPageTokens * dim;
+  if (!finite(std::span(key).first(size)) || !finite(std::span(value, size))) args.non_finite[t] = 1;
+  for (std::int64_t d = 0; d < dim; ++d) {
+    const std::int64_t channel = h * dim + d;
+    float k = (key[static_cast<std::size_t>(d)] - scales.k_offset[channel]) * scales.k_inverse[channel];
+    float v = value[d] * scales.v_inverse[channel];
+    if (in_sink) {
+      k *= sink[kSinkKeyInverse];
+      v *= sink[kSinkValueInverse];
+    }
+    keys[slot * dim + d] = exact::clamp_to_level(k);
+    values[d * exact::kPageTokens + exact::value_slot(slot)] = exact::clamp_to_level(v);
+  }
 }
 
 void append_token(const RopeAppendArgs& args, std::int64_t t) {
   const std::int64_t dim = args.head_dim;
-  const std::size_t size = static_cast<std::size_t>(dim);
   const Rotation turn = rotation(args.rope, args.positions[t], dim / 2);
   const float* row = args.qkv + t * (args.heads + 2 * args.kv_heads) * dim;
-
   for (std::int64_t h = 0; h < args.heads; ++h) {
-    const Head head = rotated(row + h * dim, args.q_norm, args, turn);
-    const auto [inverse, scale] =
-        exact::quant_scale(exact::abs_max(std::span(head).first(size)), exact::kA8Max);
-    if (!(scale < exact::kMaxFloat)) args.non_finite[t] = 1;
-    std::int8_t* q = args.q + (t * args.heads + h) * dim;
-    for (std::size_t i = 0; i < size; ++i) q[i] = static_cast<std::int8_t>(exact::quantise(head[i], inverse));
-    args.q_scale[t * args.heads + h] = scale * args.score_scale;
+    Head head = rotated(row + h * dim, args.q_norm, args, turn);
+    store_query(args, t, h, head);
   }
-
-  const std::int64_t slot = args.slots[t];
   for (std::int64_t h = 0; h < args.kv_heads; ++h) {
-    std::uint8_t* page =
-        args.kv.pool + args.blocks[t] * args.kv.block_stride + args.kv.layer_offset + h * page_bytes(dim);
-    auto* keys = reinterpret_cast<std::int8_t*>(page);
-    std::int8_t* values = keys + exact::kPageTokens * dim;
-    std::uint8_t* scales = page + 2 * exact::kPageTokens * dim;
-
-    Head key = rotated(row + (args.heads + h) * dim, args.k_norm, args, turn);
-    for (std::size_t i = 0; i < size; ++i) key[i] -= args.k_offset[h * dim + static_cast<std::int64_t>(i)];
-    const std::uint16_t key_scale =
-        store_quantised(std::span(key).first(size), keys + slot * dim, 1, args.non_finite[t]);
-    const std::span<const float> value(row + (args.heads + args.kv_heads + h) * dim, size);
-    const std::uint16_t value_scale =
-        store_quantised(value, values + slot, exact::kPageTokens, args.non_finite[t]);
-    std::memcpy(scales + 2 * slot, &key_scale, 2);
-    std::memcpy(scales + 2 * (exact::kPageTokens + slot), &value_scale, 2);
+    store_pair(args, t, h, rotated(row + (args.heads + h) * dim, args.k_norm, args, turn),
+               row + (args.heads + args.kv_heads + h) * dim);
   }
 }
 
