@@ -57,9 +57,11 @@ inline float sum_of_squares(std::span<const float> x) {
   return reduce_lanes(lanes);
 }
 
-/// 1/rms, the factor that RMSNorm multiplies a row by.
+/// 1/rms, the factor that RMSNorm multiplies a row by; NaN where the squares overflow, so that it is noticed.
 inline float inverse_rms(std::span<const float> x, float epsilon) {
-  return 1.0F / std::sqrt(sum_of_squares(x) / static_cast<float>(x.size()) + epsilon);
+  const float mean = sum_of_squares(x) / static_cast<float>(x.size());
+  if (!(mean <= kMaxFloat)) return bits_to_float(0x7FC00000U);
+  return 1.0F / std::sqrt(mean + epsilon);
 }
 
 inline float silu(float x) { return x / (1.0F + exp2(-(x * kLog2E))); }

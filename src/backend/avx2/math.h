@@ -79,6 +79,7 @@ inline float inverse_rms(const float* x, std::int64_t size, float epsilon) {
     for (int j = 0; j < 4; ++j) sums.part[j] = _mm256_fmadd_ps(v.part[j], v.part[j], sums.part[j]);
   }
   const float mean = reduce_lanes(sums) / static_cast<float>(size);
+  if (!(mean <= exact::kMaxFloat)) return bits_to_float(0x7FC00000U);
   return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
 }
 

@@ -73,6 +73,7 @@ inline float inverse_rms(const float* x, std::int64_t size, float epsilon) {
     high = _mm512_fmadd_ps(b, b, high);
   }
   const float mean = reduce_lanes(low, high) / static_cast<float>(size);
+  if (!(mean <= exact::kMaxFloat)) return bits_to_float(0x7FC00000U);
   return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
 }
 
