@@ -158,11 +158,7 @@ constexpr std::int32_t value_slot(std::int32_t slot) {
   return slot - t + 16 * (t >> 4) + 4 * ((t & 7) >> 1) + 2 * ((t >> 3) & 1) + (t & 1);
 }
 
-/// bf16 nearest to a positive finite float, ties to even, as its 16 bits.
-inline std::uint16_t to_bf16(float x) {
-  const std::uint32_t bits = float_to_bits(x);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
+/// bf16 to binary32, exact.
 inline float from_bf16(std::uint16_t bits) { return bits_to_float(static_cast<std::uint32_t>(bits) << 16); }
 
 /// log2 of a positive integer, in binary64 with add, mul, div only: the same on every machine.
