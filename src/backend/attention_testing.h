@@ -121,6 +121,28 @@ class PagedAttention {
     }
   }
 
+  /// Replaces what one token holds, in every KV head.
+  void set_token(std::size_t s, std::int64_t position, const std::vector<std::int8_t>& key,
+                 const std::vector<std::int8_t>& value) {
+    for (std::int64_t h = 0; h < shape_.kv_heads; ++h) {
+      std::int64_t slot = 0;
+      std::uint8_t* page = locate(s, position, h, &slot);
+      const std::int64_t dim = shape_.head_dim;
+      const std::int64_t column = exact::value_slot(static_cast<std::int32_t>(slot));
+      for (std::int64_t d = 0; d < dim; ++d) {
+        const std::size_t i = static_cast<std::size_t>(d);
+        page[slot * dim + d] = static_cast<std::uint8_t>(key[i]);
+        page[(dim + d) * exact::kPageTokens + column] = static_cast<std::uint8_t>(value[i]);
+      }
+    }
+  }
+
+  /// Replaces every query row.
+  void set_queries(const std::vector<std::int8_t>& q, std::int32_t step) {
+    for (std::size_t i = 0; i < q_.size(); ++i) q_[i] = q[i % q.size()];
+    std::fill(q_step_.begin(), q_step_.end(), step);
+  }
+
   const std::vector<float>& states() const { return states_; }
   const std::vector<float>& out() const { return out_; }
   const std::vector<float>& anchor_mass() const { return anchor_mass_; }
