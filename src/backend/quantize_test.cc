@@ -113,6 +113,25 @@ TEST_P(QuantizeTest, NormAddEqualsScalar) {
   }
 }
 
+/// Finite numbers whose squares are not: the row must not pass for one of zeros.
+TEST_P(QuantizeTest, RowsWhoseSquaresOverflowAreFlagged) {
+  constexpr std::int64_t kCols = 64;
+  const std::vector<float> x(2 * kCols, 1e30F);
+  const std::vector<float> weight(kCols, 1.0F);
+  for (const ActivationFormat format : kFormats) {
+    for (const auto kernel : {scalar::norm_quantize, GetParam().norm_quantize}) {
+      QuantStorage rows(format, 2, kCols);
+      kernel({x.data(), nullptr, weight.data(), 1e-6F, rows.view()}, 0, 2);
+      EXPECT_EQ(rows.non_finite, (std::vector<std::int32_t>{1, 1}));
+    }
+  }
+  for (const auto kernel : {scalar::norm_add, GetParam().norm_add}) {
+    std::vector<float> residual(kCols, 1.0F);
+    kernel({x.data(), weight.data(), 1e-6F, kCols, residual.data()}, 0, 1);
+    for (const float value : residual) EXPECT_TRUE(std::isnan(value));
+  }
+}
+
 TEST_P(QuantizeTest, GatedQuantizeEqualsScalar) {
   Random random(4);
   for (int round = 0; round < 150; ++round) {

@@ -57,9 +57,11 @@ inline float sum_of_squares(std::span<const float> x) {
   return reduce_lanes(lanes);
 }
 
-/// 1/rms, the factor that RMSNorm multiplies a row by.
+/// 1/rms, the factor that RMSNorm multiplies a row by; NaN where the squares overflow, so that it is noticed.
 inline float inverse_rms(std::span<const float> x, float epsilon) {
-  return 1.0F / std::sqrt(sum_of_squares(x) / static_cast<float>(x.size()) + epsilon);
+  const float mean = sum_of_squares(x) / static_cast<float>(x.size());
+  if (!(mean <= kMaxFloat)) return bits_to_float(0x7FC00000U);
+  return 1.0F / std::sqrt(mean + epsilon);
 }
 
 inline float silu(float x) { return x / (1.0F + exp2(-(x * kLog2E))); }
@@ -156,11 +158,7 @@ constexpr std::int32_t value_slot(std::int32_t slot) {
   return slot - t + 16 * (t >> 4) + 4 * ((t & 7) >> 1) + 2 * ((t >> 3) & 1) + (t & 1);
 }
 
-/// bf16 nearest to a positive finite float, ties to even, as its 16 bits.
-inline std::uint16_t to_bf16(float x) {
-  const std::uint32_t bits = float_to_bits(x);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
+/// bf16 to binary32, exact.
 inline float from_bf16(std::uint16_t bits) { return bits_to_float(static_cast<std::uint32_t>(bits) << 16); }
 
 /// log2 of a positive integer, in binary64 with add, mul, div only: the same on every machine.

@@ -148,23 +148,9 @@ TEST(AbsMax, ANanIsLargerThanEverything) {
   EXPECT_EQ(abs_max({}), 0.0F);
 }
 
-TEST(Bf16, EveryFinitePatternSurvivesTheRoundTrip) {
-  for (std::uint32_t bits = 0; bits < 0x7F80; ++bits) {
-    const auto half = static_cast<std::uint16_t>(bits);
-    EXPECT_EQ(float_to_bits(from_bf16(half)), bits << 16);
-    EXPECT_EQ(to_bf16(from_bf16(half)), half);
-  }
+TEST(Bf16, EveryPatternIsTheUpperHalfOfAFloat) {
   for (std::uint32_t bits = 0; bits < 65536; ++bits) {
     EXPECT_EQ(float_to_bits(from_bf16(static_cast<std::uint16_t>(bits))), bits << 16);
-  }
-}
-
-TEST(Bf16, RoundsToNearestTiesToEven) {
-  for (std::uint32_t bits = 0; bits < 0x7F7F; ++bits) {
-    const std::uint32_t tie = bits << 16 | 0x8000U;
-    EXPECT_EQ(to_bf16(bits_to_float(tie - 1)), bits);
-    EXPECT_EQ(to_bf16(bits_to_float(tie)), bits + (bits & 1U));
-    EXPECT_EQ(to_bf16(bits_to_float(tie + 1)), bits + 1);
   }
 }
 
@@ -188,6 +174,141 @@ TEST(F16, EveryPatternHasItsValue) {
     } else {
       EXPECT_EQ(made, (bits & 0x8000U) != 0 ? -kInfinity : kInfinity);
     }
+  }
+}
+
+/// Rounding never decreases as x rises, so what it does around each tie says what it does between them.
+TEST(F16, RoundsToTheNearestTiesToEven) {
+  for (std::uint32_t bits = 0x0400; bits < 0x7BFF; ++bits) {
+    const float here = from_f16(static_cast<std::uint16_t>(bits));
+    const float next = from_f16(static_cast<std::uint16_t>(bits + 1));
+    const float tie = 0.5F * (here + next);
+    for (const float sign : {1.0F, -1.0F}) {
+      ASSERT_EQ(round_to_f16(sign * here), sign * here) << bits;
+      ASSERT_EQ(round_to_f16(sign * std::nextafter(tie, 0.0F)), sign * here) << bits;
+      ASSERT_EQ(round_to_f16(sign * tie), sign * (bits % 2 == 0 ? here : next)) << bits;
+      ASSERT_EQ(round_to_f16(sign * std::nextafter(tie, kInfinity)), sign * next) << bits;
+    }
+  }
+  EXPECT_EQ(round_to_f16(65504.0F), 65504.0F);
+  EXPECT_EQ(float_to_bits(round_to_f16(-0.0F)), 0x80000000U);
+}
+
+TEST(QueryStep, HasItsBounds) {
+  EXPECT_EQ(query_step(0.0F), kSmallestStep);
+  EXPECT_EQ(query_step(0x1p-149F), kSmallestStep);
+  EXPECT_EQ(query_step(127.0F * kSmallestStep * 0x1p-22F), kSmallestStep + 1);
+  EXPECT_EQ(query_step(std::nextafter(127.0F * kSmallestStep * 0x1p-22F, 0.0F)), kSmallestStep);
+  EXPECT_EQ(query_step(std::nextafter(127.0F, 0.0F)), kLargestStep);
+  EXPECT_EQ(query_step(126.9999F), 4194300 + 1);
+  EXPECT_EQ(query_step(127.0F), kLargestStep);
+  EXPECT_EQ(query_step(kMaxFloat), kLargestStep);
+}
+
+TEST(QueryStep, IsTheLeastOfWhich127HoldTheRow) {
+  std::int32_t before = kSmallestStep;
+  for (float amax = 1e-6F; amax < 127.0F; amax *= 1.0003F) {
+    const std::int32_t step = query_step(amax);
+    EXPECT_GE(step, before) << amax;
+    before = step;
+    // One rounding of the product lies between the step and the quotient.
+    const double steps = static_cast<double>(amax) * 0x1p22 / 127.0;
+    EXPECT_GT(step, steps * (1.0 - 0x1p-23)) << amax;
+    if (step > kSmallestStep) {
+      EXPECT_LE(step, steps * (1.0 + 0x1p-23) + 1.0) << amax;
+    }
+    EXPECT_LE(static_cast<double>(amax) * (0x1p22 / step), 127.0 * (1.0 + 0x1p-20)) << amax;
+  }
+}
+
+TEST(ClampToLevel, RoundsWithin127) {
+  EXPECT_EQ(clamp_to_level(0.5F), 0);
+  EXPECT_EQ(clamp_to_level(-1.5F), -2);
+  EXPECT_EQ(clamp_to_level(126.5F), 126);
+  EXPECT_EQ(clamp_to_level(126.50001F), 127);
+  for (const float x : {127.0F, 127.5F, 128.0F, 300.0F, kMaxFloat, kInfinity}) {
+    EXPECT_EQ(clamp_to_level(x), 127) << x;
+    EXPECT_EQ(clamp_to_level(-x), -127) << x;
+  }
+}
+
+/// Steps of every size, with both ends.
+std::vector<std::int32_t> sample_steps() {
+  std::vector<std::int32_t> steps;
+  for (std::int32_t power = kSmallestStep; power < kLargestStep; power *= 2) {
+    for (const std::int32_t step : {power, power + 1, power + power / 3, 2 * power - 1})
+      steps.push_back(step);
+  }
+  steps.push_back(kLargestStep);
+  return steps;
+}
+
+/// Each `below` that gives another exponent, or nearly so, from 0 to some way past the clamp.
+std::vector<std::int32_t> sample_scores(std::int32_t step) {
+  const std::int32_t floor = -(kScoreSpan / step);
+  const std::int32_t stride = std::max(1, 1024 / step);
+  std::vector<std::int32_t> scores;
+  for (std::int32_t below = 0; below >= floor; below -= stride) scores.push_back(below);
+  for (const std::int32_t below : {floor, floor - 1, 2 * floor, -(1 << 24), -(1 << 30)}) {
+    if (below <= floor) scores.push_back(below);
+  }
+  return scores;
+}
+
+TEST(AttentionWeight, NeverIncreasesAsTheScoreFalls) {
+  for (const std::int32_t step : sample_steps()) {
+    EXPECT_EQ(attention_weight(0, step), kLargestWeight) << step;
+    std::int32_t before = kLargestWeight;
+    for (const std::int32_t below : sample_scores(step)) {
+      const std::int32_t weight = attention_weight(below, step);
+      ASSERT_LE(weight, before) << step << ' ' << below;
+      ASSERT_GE(weight, 0) << step << ' ' << below;
+      before = weight;
+    }
+    EXPECT_EQ(before, 0) << step;
+  }
+}
+
+TEST(AttentionWeight, IsZeroAtTheClamp) {
+  for (std::int32_t step = kSmallestStep; step <= kLargestStep; step += step < 100000 ? 1 : 37) {
+    ASSERT_EQ(attention_weight(-(kScoreSpan / step), step), 0) << step;
+  }
+  EXPECT_EQ(attention_weight(-(kScoreSpan / kLargestStep), kLargestStep), 0);
+}
+
+/// Approximate: against libm's exp2 in binary64. The polynomial is fitted to 254.67·2^x, which 254 cuts at 0.
+TEST(AttentionWeight, IsApproximatelyAPowerOfTwo) {
+  for (const std::int32_t step : sample_steps()) {
+    for (const std::int32_t below : sample_scores(step)) {
+      const double wanted = 254.67 * std::exp2(static_cast<double>(below) * step * 0x1p-22);
+      ASSERT_LE(std::abs(attention_weight(below, step) - wanted), 0.5 + 0.0051 * wanted)
+          << step << ' ' << below;
+    }
+  }
+}
+
+/// The words of the contract, in binary64, which holds every intermediate result exactly.
+TEST(AttentionWeight, IsWhatTheContractSays) {
+  const auto round_to = [](double x, double unit) { return std::nearbyint(x / unit) * unit; };
+  const auto to_half = [&](double x) { return round_to(x, std::ldexp(1.0, std::ilogb(x) - 10)); };
+  for (const std::int32_t step : sample_steps()) {
+    for (const std::int32_t below : sample_scores(step)) {
+      const double d = std::max<double>(below, -(kScoreSpan / step));
+      const int e = 15360 + static_cast<int>(std::nearbyint(d * step / 4096.0));
+      const double h = half_value(static_cast<std::uint32_t>(e));
+      const double u = 1.0 + (e & 1023) / 1024.0;
+      const double g = to_half(to_half(57.59375 * u - 172.125) * u + 368.5);
+      ASSERT_EQ(attention_weight(below, step), static_cast<int>(std::nearbyint(h * g)))
+          << step << ' ' << below;
+    }
+  }
+}
+
+TEST(ValueSlot, IsTheOrderOfTheTensorCores) {
+  const std::vector<std::int32_t> order = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+  for (std::int32_t at = 0; at < kPageTokens; ++at) {
+    const std::int32_t token = at - at % 16 + order[static_cast<std::size_t>(at % 16)];
+    EXPECT_EQ(value_slot(token), at);
   }
 }
 

@@ -50,6 +50,48 @@ inline __m256 exp2(__m256 x) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
 }
 
+/// exact::query_step.
+inline std::int32_t query_step(float amax) {
+  const float levels = amax * exact::kQueryLevels;
+  if (levels >= static_cast<float>(exact::kLargestStep)) return exact::kLargestStep;
+  const std::int32_t step = static_cast<std::int32_t>(levels) + 1;
+  return step < exact::kSmallestStep ? exact::kSmallestStep : step;
+}
+
+/// exact::value_slot.
+inline std::int64_t value_slot(std::int64_t slot) {
+  const std::int64_t t = slot % 32;
+  return slot - t + 16 * (t >> 4) + 4 * ((t & 7) >> 1) + 2 * ((t >> 3) & 1) + (t & 1);
+}
+
+// Of attention_weight.
+inline constexpr int kHalfBias = 112 << 23;  // from a half's exponent to a float's
+inline constexpr int kMantissa = 0x007FFFFF;
+inline constexpr int kOneBits = 0x3F800000;
+inline constexpr int kBelowHalfUnit = 0x0FFF;  // of a half's last place, as a float's bits
+inline constexpr int kHalfMask = ~0x1FFF;
+inline constexpr float kEighthsMagic = 0x1.8p20F;  // floats around it are 1/8 apart
+
+/// The last steps of exact::attention_weight: the low half of each lane is its weight. Bits of `score` are
+/// those of exact::kScoreMagic plus how far the score lies from the largest, not below the floor.
+inline __m256i attention_weight(__m256i score, __m256 unit, __m256 base) {
+  const __m256 t = _mm256_fmadd_ps(_mm256_castsi256_ps(score), unit, base);
+  // The low 16 bits are a half: its exponent and mantissa as a float's, the bits above them shifted out.
+  const __m256i half = _mm256_slli_epi32(_mm256_castps_si256(t), 13);
+  const __m256 power = _mm256_castsi256_ps(_mm256_add_epi32(half, _mm256_set1_epi32(kHalfBias)));
+  const __m256i mantissa = _mm256_and_si256(half, _mm256_set1_epi32(kMantissa));
+  const __m256 u = _mm256_castsi256_ps(_mm256_or_si256(mantissa, _mm256_set1_epi32(kOneBits)));
+  const __m256 g = _mm256_fmadd_ps(_mm256_set1_ps(exact::kWeightC2), u, _mm256_set1_ps(exact::kWeightC1));
+  // Of the 1024 values that u takes only u = 1 gives a tie, and the even one lies towards zero.
+  const __m256i up = _mm256_add_epi32(_mm256_castps_si256(g), _mm256_set1_epi32(kBelowHalfUnit));
+  const __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(kHalfMask)));
+  // The next one lies in [128, 256), where halves are 1/8 apart, as floats are near this constant.
+  const __m256 magic = _mm256_set1_ps(kEighthsMagic);
+  const __m256 shifted = _mm256_fmadd_ps(rounded, u, _mm256_set1_ps(exact::kWeightC0 + kEighthsMagic));
+  const __m256 mended = _mm256_sub_ps(shifted, magic);
+  return _mm256_castps_si256(_mm256_fmadd_ps(power, mended, _mm256_set1_ps(exact::kMagic23)));
+}
+
 /// This instruction set for code that several share.
 struct Isa {
   using Floats = __m256;
@@ -79,6 +121,7 @@ inline float inverse_rms(const float* x, std::int64_t size, float epsilon) {
     for (int j = 0; j < 4; ++j) sums.part[j] = _mm256_fmadd_ps(v.part[j], v.part[j], sums.part[j]);
   }
   const float mean = reduce_lanes(sums) / static_cast<float>(size);
+  if (!(mean <= exact::kMaxFloat)) return bits_to_float(0x7FC00000U);
   return 1.0F / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
 }
 

@@ -56,33 +56,24 @@ float abs_max(const float* x, std::int64_t dim) {
   return reduce_magnitude(largest);
 }
 
-std::uint16_t to_bf16(float x) {
-  const std::uint32_t bits = float_to_bits(x);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+bool finite(const float* x, std::int64_t dim) { return abs_max(x, dim) <= exact::kMaxFloat; }
+
+/// exact::clamp_to_level of 8 elements, as integers.
+__m256i clamp_to_level(__m256 x) {
+  x = _mm256_max_ps(_mm256_set1_ps(-exact::kA8Max), x);
+  x = _mm256_min_ps(_mm256_set1_ps(exact::kA8Max), x);
+  return _mm256_cvtps_epi32(x);
 }
 
-/// round(x·inverse) of 16 elements as bytes, held within ±127.
-__m128i quantise_bytes(const float* x, float inverse) {
-  const __m256i words =
-      _mm256_packs_epi32(quantise(_mm256_loadu_ps(x), inverse), quantise(_mm256_loadu_ps(x + 8), inverse));
+/// The same of 16, as bytes.
+__m128i levels(__m256 low, __m256 high) {
+  const __m256i words = _mm256_packs_epi32(clamp_to_level(low), clamp_to_level(high));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
-  const __m128i bytes =
-      _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-  return _mm_max_epi8(bytes, _mm_set1_epi8(-127));
+  return _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
 }
 
-/// Quantises a key or value to q [D] and returns its scale, which is rounded before it divides.
-std::uint16_t quantise_rounded(const float* x, std::int64_t dim, std::int8_t* q, std::int32_t& non_finite) {
-  const float scale = quant_scale(abs_max(x, dim), exact::kA8Max).scale;
-  if (!(scale < exact::kMaxFloat)) non_finite = 1;
-  const std::uint16_t stored = to_bf16(scale);
-  const float rounded = bits_to_float(static_cast<std::uint32_t>(stored) << 16);
-  const bool usable = rounded > 0.0F && rounded < exact::kMaxFloat;
-  const float inverse = usable ? 1.0F / rounded : 0.0F;
-  for (std::int64_t i = 0; i < dim; i += 16) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), quantise_bytes(x + i, inverse));
-  }
-  return stored;
+void store_levels(std::int8_t* out, __m128i bytes) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
 }
 
 void append_query(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, const float* x,
@@ -90,38 +81,61 @@ void append_query(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, co
   const std::int64_t dim = args.head_dim;
   alignas(32) float head[kMaxDim];
   rotate(x, args.q_norm, args, turn, head);
-  const QuantScale scale = quant_scale(abs_max(head, dim), exact::kA8Max);
-  if (!(scale.scale < exact::kMaxFloat)) args.non_finite[t] = 1;
-  std::int8_t* q = args.q + (t * args.heads + h) * dim;
-  for (std::int64_t i = 0; i < dim; i += 16) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), quantise_bytes(head + i, scale.inverse));
+  const float* factor = args.scales.q_factor + h / (args.heads / args.kv_heads) * dim;
+  for (std::int64_t i = 0; i < dim; i += 8) {
+    _mm256_store_ps(head + i, _mm256_mul_ps(_mm256_load_ps(head + i), _mm256_loadu_ps(factor + i)));
   }
-  args.q_scale[t * args.heads + h] = scale.scale * args.score_scale;
+  std::int8_t* q = args.q + (t * args.heads + h) * dim;
+  std::int32_t& step = args.q_step[t * args.heads + h];
+  const float amax = abs_max(head, dim);
+  if (!(amax <= exact::kMaxFloat)) {
+    args.non_finite[t] = 1;
+    step = exact::kSmallestStep;
+    std::memset(q, 0, static_cast<std::size_t>(dim));
+    return;
+  }
+  step = query_step(amax);
+  const __m256 inverse = _mm256_set1_ps(0x1p22F / static_cast<float>(step));
+  for (std::int64_t i = 0; i < dim; i += 16) {
+    store_levels(q + i, levels(_mm256_mul_ps(_mm256_load_ps(head + i), inverse),
+                               _mm256_mul_ps(_mm256_load_ps(head + i + 8), inverse)));
+  }
 }
 
 void append_key_value(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, const float* key,
                       const float* value, const Rotation& turn) {
   const std::int64_t dim = args.head_dim;
   const std::int64_t slot = args.slots[t];
+  const std::int64_t channel = h * dim;
+  const KvScales& scales = args.scales;
+  const float* sink = scales.sink + 4 * h;
+  const bool in_sink = args.positions[t] == 0;
   std::uint8_t* page =
       args.kv.pool + args.blocks[t] * args.kv.block_stride + args.kv.layer_offset + h * page_bytes(dim);
   auto* keys = reinterpret_cast<std::int8_t*>(page);
-  std::int8_t* values = keys + exact::kPageTokens * dim;
-  std::uint8_t* scales = page + 2 * exact::kPageTokens * dim;
 
   alignas(32) float head[kMaxDim];
   rotate(key, args.k_norm, args, turn, head);
-  for (std::int64_t i = 0; i < dim; i += 8) {
-    const __m256 offset = _mm256_loadu_ps(args.k_offset + h * dim + i);
-    _mm256_store_ps(head + i, _mm256_sub_ps(_mm256_load_ps(head + i), offset));
+  if (!finite(head, dim) || !finite(value, dim)) args.non_finite[t] = 1;
+  const __m256 key_factor = _mm256_set1_ps(in_sink ? sink[kSinkKeyInverse] : 1.0F);
+  const __m256 value_factor = _mm256_set1_ps(in_sink ? sink[kSinkValueInverse] : 1.0F);
+  const auto k_at = [&](std::int64_t i) {
+    const __m256 moved =
+        _mm256_sub_ps(_mm256_load_ps(head + i), _mm256_loadu_ps(scales.k_offset + channel + i));
+    return _mm256_mul_ps(_mm256_mul_ps(moved, _mm256_loadu_ps(scales.k_inverse + channel + i)), key_factor);
+  };
+  const auto v_at = [&](std::int64_t i) {
+    const __m256 v =
+        _mm256_mul_ps(_mm256_loadu_ps(value + i), _mm256_loadu_ps(scales.v_inverse + channel + i));
+    return _mm256_mul_ps(v, value_factor);
+  };
+  alignas(16) std::int8_t value_levels[kMaxDim];
+  for (std::int64_t i = 0; i < dim; i += 16) {
+    store_levels(keys + slot * dim + i, levels(k_at(i), k_at(i + 8)));
+    store_levels(value_levels + i, levels(v_at(i), v_at(i + 8)));
   }
-  const std::uint16_t key_scale = quantise_rounded(head, dim, keys + slot * dim, args.non_finite[t]);
-
-  std::int8_t quantised[kMaxDim];
-  const std::uint16_t value_scale = quantise_rounded(value, dim, quantised, args.non_finite[t]);
-  for (std::int64_t i = 0; i < dim; ++i) values[i * exact::kPageTokens + slot] = quantised[i];
-  std::memcpy(scales + 2 * slot, &key_scale, 2);
-  std::memcpy(scales + 2 * (exact::kPageTokens + slot), &value_scale, 2);
+  std::int8_t* values = keys + exact::kPageTokens * dim + value_slot(slot);
+  for (std::int64_t i = 0; i < dim; ++i) values[i * exact::kPageTokens] = value_levels[i];
 }
 
 }  // namespace

@@ -55,7 +55,9 @@ __device__ __forceinline__ float reduce_lanes(float lane) {
 
 /// 1/rms from the sum of n squares.
 __device__ __forceinline__ float inverse_rms(float sum_of_squares, std::int32_t n, float epsilon) {
-  return __frcp_rn(__fsqrt_rn(__fadd_rn(__fdiv_rn(sum_of_squares, __int2float_rn(n)), epsilon)));
+  const float mean = __fdiv_rn(sum_of_squares, __int2float_rn(n));
+  if (!(mean <= exact::kMaxFloat)) return bits_to_float(0x7FC00000U);
+  return __frcp_rn(__fsqrt_rn(__fadd_rn(mean, epsilon)));
 }
 
 __device__ __forceinline__ float silu(float x) {

@@ -8,13 +8,21 @@
 #include "backend/ops.h"
 #include "exact/format.h"
 
-/// What the vectorised attentions share: the softmax state of a few tokens and how states merge. `Isa` names
+/// What the vectorised attentions share: the softmax state of a few tokens and how states fold. `Isa` names
 /// the vector type of an instruction set and its operations (math.h in that set's folder).
 namespace fieldprint::backend::simd {
 namespace {
 
 inline constexpr std::int64_t kMaxDim = 256;
-inline constexpr std::int64_t kTokens = exact::kPageTokens;
+inline constexpr std::int64_t kPageTokens = exact::kPageTokens;
+inline constexpr std::int64_t kTilePages = exact::kTilePages;
+inline constexpr std::int64_t kTileTokens = exact::kTileTokens;
+
+/// In place of the score of a token that a row does not see: so far below any other that it weighs 0.
+inline constexpr std::int32_t kUnseenScore = -(1 << 30);
+
+inline constexpr std::uint32_t kInfinityBits = 0x7F800000U;
+inline constexpr std::int32_t kScoreMagicBits = 0x4B400000;  // of exact::kScoreMagic
 
 inline float bits_to_float(std::uint32_t bits) {
   float value;
@@ -22,79 +30,121 @@ inline float bits_to_float(std::uint32_t bits) {
   return value;
 }
 
+/// The numbers that turn the scores of a row into weights.
+struct ScoreUnit {
+  float unit;           // log2 units of a score of 1
+  float base;           // makes fma(magic + x, unit, base) = exact::kExponentBase + x·unit
+  std::int32_t lowest;  // bits of magic + x for the least x that is told from lesser ones
+};
+
+inline ScoreUnit score_unit(std::int32_t step) {
+  const float count = static_cast<float>(step);
+  return {count * exact::kStepUnit, exact::kExponentBase - 3.0F * count,
+          kScoreMagicBits - exact::kScoreSpan / step};
+}
+
+/// The tile of a segment that begins with its token `start`, in the first of `blocks`. Only the pages
+/// [begin, end) of it are looked at.
+struct TilePages {
+  std::int64_t start;
+  std::int64_t begin;
+  std::int64_t end;
+  const std::uint8_t* pages[kTilePages];
+};
+
 /// Softmax over some tokens, as in the scalar backend. `output` is undefined while the state is empty.
 struct State {
-  float maximum;
+  float reference;
   float denominator;
   float* output;  // [D]
 };
 
-inline constexpr std::uint32_t kInfinityBits = 0x7F800000U;
-
 inline void clear(State& state) {
-  state.maximum = bits_to_float(kInfinityBits | 0x80000000U);
+  state.reference = bits_to_float(kInfinityBits | 0x80000000U);
   state.denominator = 0.0F;
 }
 
 inline bool empty(const State& state) {
   std::uint32_t bits = 0;
-  std::memcpy(&bits, &state.maximum, sizeof bits);
+  std::memcpy(&bits, &state.reference, sizeof bits);
   return (bits & 0x7FFFFFFFU) == kInfinityBits;
 }
 
-/// Two factors.
-struct Pair {
-  float a;
-  float b;
+/// What a fold does with the two outputs.
+enum class Fold {
+  kSkip,   // the next part is empty
+  kCopy,   // the state is empty
+  kAdd,    // next·factor + state
+  kRaise,  // state·factor + next
+};
+struct FoldStep {
+  Fold how;
+  float factor;
 };
 
-/// exp2 of two numbers.
-template <class Isa>
-Pair exp2_pair(float a, float b) {
-  const __m128 both = Isa::exp2_low(_mm_set_ps(0.0F, 0.0F, b, a));
-  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
-}
-
-/// What a merge does with the two outputs: state·a + next·b, or a copy into an empty state.
-enum class Merge { kSkip, kCopy, kFold };
-struct MergeStep {
-  Merge how;
-  Pair factor;
-};
-
-/// Merges maximum and denominator of `next` into `state`.
-template <class Isa>
-MergeStep merge_scalars(State& state, float maximum, float denominator) {
-  if (empty({maximum, denominator, nullptr})) return {Merge::kSkip, {}};
-  if (empty(state)) {
-    state.maximum = maximum;
-    state.denominator = denominator;
-    return {Merge::kCopy, {}};
+/// Folds reference and denominator of a next part into each of N ≤ 4 states: together, because one alone
+/// waits for its own results.
+template <class Isa, int N>
+void fold_scalars(State* const* states, __m128 next_reference, __m128 next_denominator, FoldStep* steps) {
+  alignas(16) float references[4] = {};
+  alignas(16) float denominators[4] = {};
+  for (int n = 0; n < N; ++n) {
+    references[n] = states[n]->reference;
+    denominators[n] = states[n]->denominator;
   }
-  const float larger = maximum > state.maximum ? maximum : state.maximum;
-  const Pair factor = exp2_pair<Isa>(state.maximum - larger, maximum - larger);
-  state.maximum = larger;
-  const float scaled = denominator * factor.b;
-  state.denominator =
-      _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(state.denominator), _mm_set_ss(factor.a), _mm_set_ss(scaled)));
-  return {Merge::kFold, factor};
+  const __m128 reference = _mm_load_ps(references);
+  const __m128 denominator = _mm_load_ps(denominators);
+  const __m128 headroom = _mm_add_ps(reference, _mm_set1_ps(exact::kFoldHeadroom));
+  const __m128 raise = _mm_cmpgt_ps(next_reference, headroom);
+  const __m128 rise = _mm_sub_ps(next_reference, reference);
+  const __m128 drop = _mm_sub_ps(reference, next_reference);
+  const __m128 factor = Isa::exp2_low(_mm_blendv_ps(rise, drop, raise));
+  const __m128 scaled = _mm_blendv_ps(next_denominator, denominator, raise);
+  const __m128 kept = _mm_blendv_ps(denominator, next_denominator, raise);
+  alignas(16) float folded[4];
+  alignas(16) float factors[4];
+  alignas(16) float next_references[4];
+  alignas(16) float next_denominators[4];
+  _mm_store_ps(folded, _mm_fmadd_ps(scaled, factor, kept));
+  _mm_store_ps(factors, factor);
+  _mm_store_ps(next_references, next_reference);
+  _mm_store_ps(next_denominators, next_denominator);
+  const int raised = _mm_movemask_ps(raise);
+  for (int n = 0; n < N; ++n) {
+    State& state = *states[n];
+    const bool up = (raised >> n & 1) != 0;
+    if (empty({next_references[n], 0.0F, nullptr})) {
+      steps[n] = {Fold::kSkip, 0.0F};
+    } else if (empty(state)) {
+      steps[n] = {Fold::kCopy, 0.0F};
+      state.reference = next_references[n];
+      state.denominator = next_denominators[n];
+    } else {
+      steps[n] = {up ? Fold::kRaise : Fold::kAdd, factors[n]};
+      if (up) state.reference = next_references[n];
+      state.denominator = folded[n];
+    }
+  }
 }
 
-/// Merges one vector of channels.
+/// Folds one vector of channels.
 template <class Isa>
-void merge_channels(const MergeStep& step, float* state, typename Isa::Floats next) {
-  if (step.how == Merge::kCopy) Isa::store(state, next);
-  if (step.how != Merge::kFold) return;
-  const typename Isa::Floats scaled = Isa::multiply(next, Isa::broadcast(step.factor.b));
-  Isa::store(state, Isa::fma(Isa::load(state), Isa::broadcast(step.factor.a), scaled));
+void fold_channels(const FoldStep& step, float* state, typename Isa::Floats next) {
+  const typename Isa::Floats factor = Isa::broadcast(step.factor);
+  if (step.how == Fold::kAdd) Isa::store(state, Isa::fma(next, factor, Isa::load(state)));
+  if (step.how == Fold::kRaise) Isa::store(state, Isa::fma(Isa::load(state), factor, next));
+  if (step.how == Fold::kCopy) Isa::store(state, next);
 }
 
 /// Appends `next` to `state`.
 template <class Isa>
-void merge(State& state, const State& next, std::int64_t dim) {
-  const MergeStep step = merge_scalars<Isa>(state, next.maximum, next.denominator);
+void fold(State& state, const State& next, std::int64_t dim) {
+  State* const states[] = {&state};
+  FoldStep step{};
+  fold_scalars<Isa, 1>(states, _mm_set_ss(next.reference), _mm_set_ss(next.denominator), &step);
+  if (step.how == Fold::kSkip) return;
   for (std::int64_t d = 0; d < dim; d += Isa::kLanes) {
-    merge_channels<Isa>(step, state.output + d, Isa::load(next.output + d));
+    fold_channels<Isa>(step, state.output + d, Isa::load(next.output + d));
   }
 }
 
@@ -115,25 +165,21 @@ void fill_zero(float* x, std::int64_t dim) {
   for (std::int64_t d = 0; d < dim; d += Isa::kLanes) Isa::store(x + d, Isa::broadcast(0.0F));
 }
 
-/// A tile of the one token 0 of its page: its weight is the largest, and its denominator 1.
-class SinglePage {
+/// The one token of the sink, in slot 0 of its page, with scales of its own.
+class Sink {
  public:
-  SinglePage(const std::uint8_t* page, std::int64_t dim) : keys_(page), dim_(dim) {
-    const std::uint8_t* values = page + kTokens * dim;
-    const std::uint8_t* scales = values + kTokens * dim;
-    key_scale_ = widen(scales);
-    const float value_scale = widen(scales + 2 * kTokens);
-    const bool any = value_scale >= exact::kSmallestWeight;
-    const float unit = value_scale / exact::kWeightMax;
+  Sink(const std::uint8_t* page, const float* factors, std::int64_t dim)
+      : keys_(page), key_scale_(factors[kSinkKeyScale]), dim_(dim) {
+    const std::uint8_t* values = page + kPageTokens * dim;
     for (std::int64_t d = 0; d < dim; ++d) {
-      const auto value = static_cast<std::int8_t>(values[d * kTokens]);
-      output_[d] = any ? static_cast<float>(65535 * value) * unit : 0.0F;
+      const auto value = static_cast<std::int8_t>(values[d * kPageTokens]);
+      output_[d] = static_cast<float>(exact::kLargestWeight * value) * factors[kSinkValueScale];
     }
   }
 
   const float* output() const { return output_; }
 
-  float score(const std::int8_t* q, float scale) const {
+  float reference(const std::int8_t* q, float unit) const {
     __m128i low = _mm_setzero_si128();
     __m128i high = _mm_setzero_si128();
     for (std::int64_t d = 0; d < dim_; d += 16) {
@@ -146,19 +192,13 @@ class SinglePage {
     __m128i sum = _mm_add_epi32(low, high);
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-    return static_cast<float>(_mm_cvtsi128_si32(sum)) * (scale * key_scale_);
+    return static_cast<float>(_mm_cvtsi128_si32(sum)) * unit * key_scale_;
   }
 
  private:
-  static float widen(const std::uint8_t* bf16) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, bf16, 2);
-    return bits_to_float(static_cast<std::uint32_t>(bits) << 16);
-  }
-
   const std::uint8_t* keys_;
-  std::int64_t dim_;
   float key_scale_;
+  std::int64_t dim_;
   float output_[kMaxDim];
 };
 

@@ -2,13 +2,13 @@
 
 #include "backend/simd/attention_state.h"
 
-/// How the vectorised attentions go through sequences, pages and segments. `Tile` is an instruction set's way
-/// with one page (attention_tile.h in its folder): Row, UnpackedPage, set_query, unpack, attend_rows, and
-/// what attention_state.h wants of an `Isa`.
+/// How the vectorised attentions go through sequences, tiles and segments. `Tile` is an instruction set's way
+/// with one tile (attention_tile.h in its folder): Row, UnpackedTile, set_query, attend, and what
+/// attention_state.h wants of an `Isa`.
 namespace fieldprint::backend::simd {
 namespace {
 
-// Enough rows to pay for unpacking a page, few enough that their chunks stay in the near caches.
+// Enough rows to pay for unpacking a tile, few enough that their chunks stay in the near caches.
 inline constexpr std::int64_t kMaxRows = 64;
 
 inline std::int64_t at_least_zero(std::int64_t x) { return x > 0 ? x : 0; }
@@ -30,8 +30,8 @@ struct Origin {
 /// Rows that go through the pages of one KV head together.
 template <class Tile>
 struct Block {
-  typename Tile::UnpackedPage page;
-  alignas(64) float outputs[3 * kMaxRows * kMaxDim];
+  typename Tile::UnpackedTile tile;
+  alignas(64) float outputs[2 * kMaxRows * kMaxDim];
   typename Tile::Row rows[kMaxRows];
   Origin origins[kMaxRows];
   std::int64_t count;
@@ -48,13 +48,11 @@ void add_query(const AttentionArgs& args, const AttentionSequence& sequence, std
     const std::int64_t index = token * args.heads + head;
     typename Tile::Row& row = block.rows[block.count];
     Tile::set_query(row, args.q + index * dim, dim);
-    row.scale = args.q_scale[index];
+    row.score = score_unit(args.q_step[index]);
     float* outputs = block.outputs + block.count * dim;
     row.chunk.output = outputs;
-    row.group.output = outputs + kMaxRows * dim;
-    row.row.output = outputs + 2 * kMaxRows * dim;
+    row.row.output = outputs + kMaxRows * dim;
     clear(row.chunk);
-    clear(row.group);
     clear(row.row);
     block.origins[block.count] = {&sequence, token, sequence.first_position + query, head};
     ++block.count;
@@ -68,19 +66,27 @@ inline void prefetch(const std::uint8_t* page, std::int64_t bytes) {
   }
 }
 
-/// Merges one page into the chunks of the rows that see any of it.
+/// Folds one tile into the chunks of the rows that see any of it.
 template <class Tile>
-void attend_page(const AttentionArgs& args, const std::uint8_t* page, std::int64_t start,
-                 Block<Tile>& block) {
+void attend_tile(const AttentionArgs& args, const std::int32_t* blocks, std::int64_t kv_head,
+                 std::int64_t start, Block<Tile>& block) {
   typename Tile::Row* active[kMaxRows];
   std::int64_t count = 0;
+  std::int64_t first = kTileTokens;
+  std::int64_t last = 0;
   for (std::int64_t r = 0; r < block.count; ++r) {
     typename Tile::Row& row = block.rows[r];
-    if (row.first < smaller(row.last, start + kTokens) && row.last > start) active[count++] = &row;
+    const std::int64_t from = at_least_zero(row.first - start);
+    const std::int64_t to = smaller(row.last - start, kTileTokens);
+    if (from >= to) continue;
+    active[count++] = &row;
+    first = smaller(first, from);
+    last = to > last ? to : last;
   }
   if (count == 0) return;
-  Tile::unpack(page, args.head_dim, block.page);
-  Tile::attend_rows(block.page, args.head_dim, start, active, count);
+  TilePages tile{start, first / kPageTokens, (last + kPageTokens - 1) / kPageTokens, {}};
+  for (std::int64_t p = tile.begin; p < tile.end; ++p) tile.pages[p] = page_of(args, blocks[p], kv_head);
+  Tile::attend(tile, args.head_dim, active, count, block.tile);
 }
 
 inline float* stored_state(const AttentionArgs& args, const Origin& origin, int segment) {
@@ -90,7 +96,7 @@ inline float* stored_state(const AttentionArgs& args, const Origin& origin, int 
 
 template <class Tile>
 void store(const State& state, std::int64_t dim, float* out) {
-  out[0] = state.maximum;
+  out[0] = state.reference;
   out[1] = state.denominator;
   if (empty(state)) {
     fill_zero<Tile>(out + 2, dim);
@@ -102,7 +108,8 @@ void store(const State& state, std::int64_t dim, float* out) {
 /// The sink, which every row sees or, past the window, does not.
 template <class Tile>
 void store_sinks(const AttentionArgs& args, std::int64_t kv_head, const Block<Tile>& block) {
-  const SinglePage page(page_of(args, block.origins[0].sequence->blocks[0], kv_head), args.head_dim);
+  const Sink sink(page_of(args, block.origins[0].sequence->blocks[0], kv_head),
+                  args.scales.sink + 4 * kv_head, args.head_dim);
   for (std::int64_t r = 0; r < block.count; ++r) {
     const Origin& origin = block.origins[r];
     float* out = stored_state(args, origin, 0);
@@ -112,9 +119,9 @@ void store_sinks(const AttentionArgs& args, std::int64_t kv_head, const Block<Ti
       store<Tile>(state, args.head_dim, out);
       continue;
     }
-    out[0] = page.score(block.rows[r].q, block.rows[r].scale);
-    out[1] = 1.0F;
-    copy<Tile>(page.output(), out + 2, args.head_dim);
+    out[0] = sink.reference(block.rows[r].q, block.rows[r].score.unit);
+    out[1] = static_cast<float>(exact::kLargestWeight);
+    copy<Tile>(sink.output(), out + 2, args.head_dim);
   }
 }
 
@@ -133,8 +140,8 @@ void run_preface(const AttentionArgs& args, std::int64_t kv_head, Block<Tile>& b
     longest = block.rows[r].last;
     blocks = origin.sequence->blocks;
   }
-  for (std::int64_t start = 0; start < longest; start += kTokens) {
-    attend_page<Tile>(args, page_of(args, blocks[1 + start / kTokens], kv_head), start, block);
+  for (std::int64_t start = 0; start < longest; start += kTileTokens) {
+    attend_tile<Tile>(args, blocks + 1 + start / kPageTokens, kv_head, start, block);
   }
   for (std::int64_t r = 0; r < block.count; ++r) {
     store<Tile>(block.rows[r].chunk, args.head_dim, stored_state(args, block.origins[r], 1));
@@ -145,16 +152,8 @@ void run_preface(const AttentionArgs& args, std::int64_t kv_head, Block<Tile>& b
 template <class Tile>
 void fold_chunks(Block<Tile>& block, std::int64_t dim) {
   for (std::int64_t r = 0; r < block.count; ++r) {
-    merge<Tile>(block.rows[r].group, block.rows[r].chunk, dim);
+    fold<Tile>(block.rows[r].row, block.rows[r].chunk, dim);
     clear(block.rows[r].chunk);
-  }
-}
-
-template <class Tile>
-void fold_groups(Block<Tile>& block, std::int64_t dim) {
-  for (std::int64_t r = 0; r < block.count; ++r) {
-    merge<Tile>(block.rows[r].row, block.rows[r].group, dim);
-    clear(block.rows[r].group);
   }
 }
 
@@ -164,10 +163,12 @@ float apply_mass_policy(const AttentionSequence& sequence, State& anchors, const
                         std::int64_t dim) {
   if (empty(anchors)) return 0.0F;
   if (empty(context)) return 1.0F;
-  const float maximum = anchors.maximum < context.maximum ? context.maximum : anchors.maximum;
-  const Pair factor = exp2_pair<Tile>(anchors.maximum - maximum, context.maximum - maximum);
-  float mine = anchors.denominator * factor.a;
-  const float others = context.denominator * factor.b;
+  const float reference = anchors.reference < context.reference ? context.reference : anchors.reference;
+  const __m128 below = _mm_sub_ps(_mm_set_ps(0.0F, 0.0F, context.reference, anchors.reference),
+                                  _mm_set_ps(0.0F, 0.0F, reference, reference));
+  const __m128 factors = Tile::exp2_low(below);
+  float mine = anchors.denominator * _mm_cvtss_f32(factors);
+  const float others = context.denominator * _mm_cvtss_f32(_mm_movehdup_ps(factors));
   float odds = -1.0F;
   if (mine < sequence.floor_odds * others) odds = sequence.floor_odds;
   if (mine > sequence.ceiling_odds * others) odds = sequence.ceiling_odds;
@@ -175,15 +176,16 @@ float apply_mass_policy(const AttentionSequence& sequence, State& anchors, const
     const float wanted = context.denominator * odds;
     multiply<Tile>(anchors.output, wanted / anchors.denominator, dim);
     anchors.denominator = wanted;
-    anchors.maximum = context.maximum;
+    anchors.reference = context.reference;
     mine = odds * others;
   }
   return mine / (mine + others);
 }
 
-/// Merges sink, anchors and context of one row, and writes its output.
+/// Folds sink, anchors and context of one row, and writes its output.
 template <class Tile>
-void finish_row(const AttentionArgs& args, const typename Tile::Row& row, const Origin& origin) {
+void finish_row(const AttentionArgs& args, std::int64_t kv_head, const typename Tile::Row& row,
+                const Origin& origin) {
   const std::int64_t dim = args.head_dim;
   alignas(64) float outputs[2][kMaxDim];
   State parts[2];
@@ -196,21 +198,24 @@ void finish_row(const AttentionArgs& args, const typename Tile::Row& row, const 
   State& anchors = parts[1];
   const std::int64_t index = origin.token * args.heads + origin.head;
   args.anchor_mass[index] = apply_mass_policy<Tile>(*origin.sequence, anchors, row.row, dim);
-  merge<Tile>(state, anchors, dim);
-  merge<Tile>(state, row.row, dim);
-  float* out = args.out + index * dim;
-  copy<Tile>(state.output, out, dim);
-  multiply<Tile>(out, 1.0F / state.denominator, dim);
+  fold<Tile>(state, anchors, dim);
+  fold<Tile>(state, row.row, dim);
+  const typename Tile::Floats inverse = Tile::broadcast(1.0F / state.denominator);
+  const float* v_scale = args.scales.v_scale + kv_head * dim;
+  for (std::int64_t d = 0; d < dim; d += Tile::kLanes) {
+    const typename Tile::Floats mean = Tile::multiply(Tile::load(state.output + d), inverse);
+    Tile::store(args.out + index * dim + d, Tile::multiply(mean, Tile::load(v_scale + d)));
+  }
 }
 
-/// The context of the block's rows, queries of one sequence in order, and the final merge.
+/// The context of the block's rows, queries of one sequence in order, and the final fold.
 template <class Tile>
 void run_context(const AttentionArgs& args, std::int64_t kv_head, Block<Tile>& block) {
   if (block.count == 0) return;
   const std::int64_t dim = args.head_dim;
   const AttentionSequence& sequence = *block.origins[0].sequence;
   const std::int64_t context_start = 1 + sequence.anchor_tokens;
-  const std::int64_t anchor_blocks = (sequence.anchor_tokens + kTokens - 1) / kTokens;
+  const std::int64_t anchor_blocks = (sequence.anchor_tokens + kPageTokens - 1) / kPageTokens;
   const std::int32_t* blocks = sequence.blocks + 1 + anchor_blocks;
   for (std::int64_t r = 0; r < block.count; ++r) {
     const std::int64_t seen = block.origins[r].position + 1 - context_start;
@@ -218,16 +223,21 @@ void run_context(const AttentionArgs& args, std::int64_t kv_head, Block<Tile>& b
     block.rows[r].last = at_least_zero(seen);
   }
   // Positions rise, so the first row's window opens first and the last row sees furthest. Folding a row
-  // only at boundaries, though it ended before, merges the same states in the same order.
-  const std::int64_t tiles = (block.rows[block.count - 1].last + kTokens - 1) / kTokens;
-  for (std::int64_t t = block.rows[0].first / kTokens; t < tiles; ++t) {
-    if (t + 1 < tiles) prefetch(page_of(args, blocks[t + 1], kv_head), page_bytes(dim));
-    attend_page<Tile>(args, page_of(args, blocks[t], kv_head), t * kTokens, block);
-    const bool end = t + 1 == tiles;
-    if (end || (t + 1) % exact::kChunkTiles == 0) fold_chunks<Tile>(block, dim);
-    if (end || (t + 1) % exact::kGroupTiles == 0) fold_groups<Tile>(block, dim);
+  // only at boundaries, though it ended before, folds the same states in the same order.
+  const std::int64_t last = block.rows[block.count - 1].last;
+  const std::int64_t pages = (last + kPageTokens - 1) / kPageTokens;
+  const std::int64_t tiles = (last + kTileTokens - 1) / kTileTokens;
+  for (std::int64_t t = block.rows[0].first / kTileTokens; t < tiles; ++t) {
+    const std::int64_t next = (t + 1) * kTilePages;
+    for (std::int64_t p = next; p < smaller(next + kTilePages, pages); ++p) {
+      prefetch(page_of(args, blocks[p], kv_head), page_bytes(dim));
+    }
+    attend_tile<Tile>(args, blocks + t * kTilePages, kv_head, t * kTileTokens, block);
+    if (t + 1 == tiles || (t + 1) % exact::kChunkTiles == 0) fold_chunks<Tile>(block, dim);
   }
-  for (std::int64_t r = 0; r < block.count; ++r) finish_row<Tile>(args, block.rows[r], block.origins[r]);
+  for (std::int64_t r = 0; r < block.count; ++r) {
+    finish_row<Tile>(args, kv_head, block.rows[r], block.origins[r]);
+  }
   block.count = 0;
 }
 
