@@ -153,7 +153,7 @@ void measure_decode(const ModelBenchOptions& options, const weights::ModelFile& 
   for (std::int32_t i = 0; i < options.steps; ++i) times.push_back(load.step(position++, 1));
   const double seconds = median(times);
   const weights::ModelSpec& s = file.spec();
-  const double pages = double{1} * options.batch * s.layers * s.kv_heads * position * (2.0 * s.head_dim + 4);
+  const double pages = double{1} * options.batch * s.layers * s.kv_heads * position * 2.0 * s.head_dim;
   const double output = double{1} * s.vocab * s.dim;
   line["tokens"] = options.tokens;
   line["step_seconds"] = seconds;

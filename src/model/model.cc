@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "exact/format.h"
+#include "weights/kv_scales.h"
 
 namespace fieldprint::model {
 namespace {
@@ -36,7 +37,7 @@ void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights
   }
   layer.q_norm = adopt(device, layer.q_norm, spec.head_dim);
   layer.k_norm = adopt(device, layer.k_norm, spec.head_dim);
-  layer.k_offset = adopt(device, layer.k_offset, std::int64_t{spec.kv_heads} * spec.head_dim);
+  layer.kv_scales = adopt(device, layer.kv_scales, spec.kv_heads * weights::kv_scale_columns(spec.head_dim));
   const std::int64_t half = spec.head_dim / 2;
   const std::int64_t high = (spec.context + exact::kRopeLow - 1) / exact::kRopeLow * half;
   layer.rope = {adopt(device, layer.rope.high_cos, high), adopt(device, layer.rope.high_sin, high),
@@ -105,8 +106,9 @@ std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView k
                    tokens_);
     for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);
   };
-  // Steps of decodes alone come again and again; others hardly ever have the same shape.
-  if (tokens_ == static_cast<std::int32_t>(slices.size())) {
+  // Steps of decodes alone come again and again; others hardly ever have the same shape. What is recorded
+  // must not change on the way.
+  if (tokens_ == static_cast<std::int32_t>(slices.size()) && !qkv_hook_) {
     backend_.repeat(decodes_[{tokens_, kv.pool, kv.block_stride}], layers);
   } else {
     layers();
@@ -127,6 +129,7 @@ void Model::layer(std::int32_t index, KvView kv) {
   const weights::LayerWeights& w = layers_[static_cast<std::size_t>(index)];
   const weights::ModelSpec& s = spec();
   project(w.qkv, w.attention_norm, space_.qkv.data(), (s.heads + 2 * s.kv_heads) * s.head_dim);
+  if (qkv_hook_) show_qkv(index);
   attend(index, kv);
   const QuantRows attended = space_.quantised(w.attention_output.activation, s.heads * s.head_dim);
   backend_.quantize({space_.wide.data(), attended}, tokens_);
@@ -138,11 +141,19 @@ void Model::layer(std::int32_t index, KvView kv) {
   add_output(w.down, gated, w.post_ffn_norm);
 }
 
+void Model::show_qkv(std::int32_t index) {
+  const std::int64_t floats = std::int64_t{tokens_} * (spec().heads + 2 * spec().kv_heads) * spec().head_dim;
+  std::vector<std::uint8_t> staging;
+  const void* view = backend_.host_view(space_.qkv.data(), floats * 4, staging);
+  qkv_hook_(index, {static_cast<const float*>(view), static_cast<std::size_t>(floats)});
+}
+
 void Model::attend(std::int32_t index, KvView kv) {
   const weights::LayerWeights& w = layers_[static_cast<std::size_t>(index)];
   const weights::ModelSpec& s = spec();
   const backend::KvLayer pages{kv.pool, kv.block_stride,
                                index * s.kv_heads * backend::page_bytes(s.head_dim)};
+  const backend::KvScales scales = weights::kv_scales_of(w.kv_scales, s.kv_heads, s.head_dim);
   backend_.rope_append({.qkv = space_.qkv.data(),
                         .heads = s.heads,
                         .kv_heads = s.kv_heads,
@@ -154,11 +165,10 @@ void Model::attend(std::int32_t index, KvView kv) {
                         .positions = space_.positions.data(),
                         .blocks = space_.blocks.data(),
                         .slots = space_.slots.data(),
-                        .k_offset = w.k_offset,
-                        .score_scale = s.score_scale,
+                        .scales = scales,
                         .kv = pages,
                         .q = space_.q.data(),
-                        .q_scale = space_.q_scale.data(),
+                        .q_step = space_.q_step.data(),
                         .non_finite = space_.non_finite.data()},
                        tokens_);
   backend_.attention({.heads = s.heads,
@@ -166,7 +176,8 @@ void Model::attend(std::int32_t index, KvView kv) {
                       .head_dim = s.head_dim,
                       .window = w.local ? s.window : 0,
                       .q = space_.q.data(),
-                      .q_scale = space_.q_scale.data(),
+                      .q_step = space_.q_step.data(),
+                      .scales = scales,
                       .kv = pages,
                       .sequences = nullptr,
                       .preface_items = nullptr,
@@ -241,6 +252,16 @@ void Model::use_activation(weights::LinearRole role, backend::ActivationFormat f
     if (role == weights::LinearRole::kAttentionOutput) apply(layer.attention_output);
     if (role == weights::LinearRole::kDown) apply(layer.down);
   }
+}
+
+void Model::set_kv_scales(std::int32_t layer, std::span<const float> section) {
+  CHECK(static_cast<std::int64_t>(section.size()) ==
+        spec().kv_heads * weights::kv_scale_columns(spec().head_dim));
+  decodes_.clear();
+  const auto floats = static_cast<std::int64_t>(section.size());
+  own_scales_.push_back(std::make_unique<DeviceArray<float>>(backend_, floats));
+  backend_.upload(own_scales_.back()->data(), section.data(), floats * 4);
+  layers_[static_cast<std::size_t>(layer)].kv_scales = own_scales_.back()->data();
 }
 
 std::vector<float> Model::anchor_mass(std::int32_t row) const {

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -64,11 +66,21 @@ class Model {
   /// format.
   void use_activation(weights::LinearRole role, backend::ActivationFormat format);
 
+  /// Sees the rows that each layer of a forward pass takes queries, keys and values from: float
+  /// [T][(H + 2K)·D], before head norms and rotation.
+  using QkvHook = std::function<void(std::int32_t layer, std::span<const float> qkv)>;
+  /// Shows them to `hook` from here on, or to nobody if it is empty: how calibration measures them.
+  void watch_qkv(QkvHook hook) { qkv_hook_ = std::move(hook); }
+  /// Gives a layer scales of the layout of weights::kv_scale_section in place of the file's, even while its
+  /// rows are being shown.
+  void set_kv_scales(std::int32_t layer, std::span<const float> section);
+
   backend::Backend& backend() const { return backend_; }
 
  private:
   void upload_inputs(std::span<const SequenceSlice> slices);
   void layer(std::int32_t index, KvView kv);
+  void show_qkv(std::int32_t index);
   void attend(std::int32_t index, KvView kv);
   /// residual += output of a linear on `input`, through the post-norm where the model has one.
   void add_output(const backend::PackedWeight& w, const backend::QuantRows& input, const float* post_norm);
@@ -85,8 +97,10 @@ class Model {
   std::int32_t max_tokens_;
   std::int32_t max_logit_rows_;
   Workspace space_;
-  std::int32_t tokens_ = 0;               ///< of the current step
-  std::vector<std::int32_t> logit_rows_;  ///< token row of each logit row
+  QkvHook qkv_hook_;
+  std::vector<std::unique_ptr<DeviceArray<float>>> own_scales_;  ///< what set_kv_scales was given
+  std::int32_t tokens_ = 0;                                      ///< of the current step
+  std::vector<std::int32_t> logit_rows_;                         ///< token row of each logit row
   /// Of the layers of a step in which each of so many sequences decodes one token, in that pool.
   std::map<std::tuple<std::int32_t, const std::uint8_t*, std::int64_t>, std::unique_ptr<backend::Recording>>
       decodes_;

@@ -46,10 +46,10 @@ struct Workspace {
   DeviceArray<float> residual;  ///< [T][dim]
   DeviceArray<float> qkv;       ///< [T][(H + 2K)·D]
   DeviceArray<float> wide;  ///< [T][max(2·hidden, H·D, dim)]: gate and up, attention output, sub-layer output
-  DeviceArray<std::int8_t> q;      ///< [T][H][D]
-  DeviceArray<float> q_scale;      ///< [T][H]
-  DeviceArray<float> states;       ///< [T][H][2][attention_state_floats(D)]
-  DeviceArray<float> anchor_mass;  ///< [layers][T][H]
+  DeviceArray<std::int8_t> q;        ///< [T][H][D]
+  DeviceArray<std::int32_t> q_step;  ///< [T][H]
+  DeviceArray<float> states;         ///< [T][H][2][attention_state_floats(D)]
+  DeviceArray<float> anchor_mass;    ///< [layers][T][H]
   DeviceArray<std::int32_t> non_finite;
   // Quantised rows, the widest of any linear.
   DeviceArray<std::int8_t> quant_q;

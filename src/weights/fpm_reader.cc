@@ -8,6 +8,7 @@
 
 #include "base/thread_pool.h"
 #include "exact/format.h"
+#include "weights/kv_scales.h"
 
 namespace fieldprint::weights {
 namespace {
@@ -20,7 +21,7 @@ using backend::RopeTable;
 constexpr std::array<std::string_view, kSectionKinds> kKindNames = {
     "unknown section", "spec",    "vocabulary", "embedding",        "output",
     "output norm",     "rope",    "local rope", "attention norm",   "qkv",
-    "q norm",          "k norm",  "k offset",   "attention output", "post-attention norm",
+    "q norm",          "k norm",  "KV scales",  "attention output", "post-attention norm",
     "ffn norm",        "gate/up", "down",       "post-ffn norm",    "manifest"};
 
 // More can never be needed: a layer has at most 14 sections, the model eight.
@@ -67,6 +68,11 @@ Result<FpmHeader> read_header(std::span<const std::uint8_t> bytes) {
                     header.version, kFpmVersion));
   }
   if (header.version == 0) return altered("version 0 in the header");
+  if (header.version < kFpmVersion) {
+    return caller_error(fmt::format(
+        "the model file has version {}, older than this program reads ({}); import the model again",
+        header.version, kFpmVersion));
+  }
   if (header.section_count > kMaxSections) {
     return altered(
         fmt::format("the header claims {} sections, more than {}", header.section_count, kMaxSections));
@@ -242,6 +248,22 @@ class SectionReader {
     return next_is(kind, layer) ? floats(kind, layer, 1, cols) : nullptr;
   }
 
+  const float* kv_scales(std::int32_t layer, std::int64_t kv_heads, std::int64_t head_dim) {
+    const FpmSection* section = take(SectionKind::kKvScales, layer, 0);
+    const std::int64_t cols = kv_scale_columns(head_dim);
+    if (section == nullptr || !has_shape(*section, kv_heads, cols, 4 * kv_heads * cols)) return nullptr;
+    const float* const values = finite(*section, 0, kv_heads * cols);
+    if (values == nullptr) return nullptr;
+    // All but the offsets, which come first.
+    for (std::int64_t i = kv_heads * head_dim; i < kv_heads * cols; ++i) {
+      if (!(values[i] >= bounds::kMinKvScale && values[i] <= bounds::kMaxKvScale)) {
+        fail(*section, "holds a scale that is not positive, too small or too large");
+        return nullptr;
+      }
+    }
+    return values;
+  }
+
   RopeTable rope(SectionKind kind, std::int64_t rows, std::int64_t cols) {
     const FpmSection* section = take(kind, -1, 0);
     const std::int64_t values = 2 * (rows + exact::kRopeLow) * cols;
@@ -361,7 +383,7 @@ LayerWeights read_layer(SectionReader& in, const ModelSpec& spec, std::int32_t l
   out.qkv = in.parts(SectionKind::kQkv, layer, attention + 2 * spec.kv_heads * head_dim, dim);
   out.q_norm = in.floats_if_present(SectionKind::kQNorm, layer, head_dim);
   out.k_norm = in.floats_if_present(SectionKind::kKNorm, layer, head_dim);
-  out.k_offset = in.floats(SectionKind::kKOffset, layer, spec.kv_heads, head_dim);
+  out.kv_scales = in.kv_scales(layer, spec.kv_heads, head_dim);
   out.attention_output = in.matrix(SectionKind::kAttentionOutput, layer, dim, attention);
   out.post_attention_norm = in.floats_if_present(SectionKind::kPostAttentionNorm, layer, dim);
   out.ffn_norm = in.floats(SectionKind::kFfnNorm, layer, 1, dim);
