@@ -51,15 +51,17 @@ void record_conversions(Recorder& out) {
   out.add("from_f16", halves);
 
   Source source(3);
-  std::vector<std::uint16_t> rounded;
+  std::vector<float> rounded;
   for (int i = 0; i < 4096; ++i) {
-    const auto bits = static_cast<std::uint32_t>(source.below(0x7F7F8000U));
+    // Floats between 2^-14 and 2^15, of both signs.
+    const auto bits = static_cast<std::uint32_t>(0x38800000U + source.below(29U << 23));
+    const std::uint32_t sign = (i / 2) % 2 == 0 ? 0U : 0x80000000U;
     // Every other one is a tie between two neighbours.
-    rounded.push_back(
-        exact::to_bf16(exact::bits_to_float(i % 2 == 0 ? bits : (bits & 0xFFFF0000U) | 0x8000U)));
+    const std::uint32_t chosen = i % 2 == 0 ? bits : (bits & 0xFFFFE000U) | 0x1000U;
+    rounded.push_back(exact::round_to_f16(exact::bits_to_float(sign | chosen)));
   }
-  out.inputs("seed 3, 4096 positive floats, every other one a tie");
-  out.add("to_bf16", rounded);
+  out.inputs("seed 3, 4096 floats of 2^-14 .. 2^15, every other one a tie, every other two negative");
+  out.add("round_to_f16", rounded);
 
   std::vector<float> scales;
   for (const float levels : {exact::kA8Max, exact::kA16Max}) {
@@ -71,6 +73,42 @@ void record_conversions(Recorder& out) {
   }
   out.inputs("levels 127 and 32512; amax 0, 2^-149, below 2^-100, 2^-100, 1, 127, largest float");
   out.add("quant_scale", scales);
+}
+
+void record_attention_steps(Recorder& out) {
+  std::vector<std::int32_t> steps;
+  for (std::int32_t i = -160 * 16; i <= 130 * 16; ++i) {
+    steps.push_back(exact::query_step(exact::exp2(static_cast<float>(i) / 16.0F)));
+  }
+  out.inputs("exp2(i/16) for i = -2560..2080");
+  out.add("query_step", steps);
+
+  std::vector<std::int32_t> weights;
+  for (std::int32_t below = 0; below >= -12400; --below)
+    weights.push_back(exact::attention_weight(below, 4096));
+  out.inputs("step 4096, 0..-12400: every exponent");
+  out.add("attention_weight/exponents", weights);
+  weights.clear();
+  Source source(5);
+  for (const std::int32_t step : {16, 17, 1000, 4097, 70001, 1 << 20, (1 << 22) - 1, 1 << 22}) {
+    const std::int32_t span = exact::kScoreSpan / step;
+    for (int i = 0; i < 500; ++i) {
+      weights.push_back(exact::attention_weight(
+          -static_cast<std::int32_t>(source.below(static_cast<std::uint64_t>(span + 3))), step));
+    }
+    for (const std::int32_t below : {0, -span, -span - 1, -(1 << 24)}) {
+      weights.push_back(exact::attention_weight(below, step));
+    }
+  }
+  out.inputs(
+      "seed 5; steps 16, 17, 1000, 4097, 70001, 2^20, 2^22-1, 2^22; 500 scores within the span and two more, "
+      "then 0, the clamp, one less, -2^24");
+  out.add("attention_weight/steps", weights);
+
+  std::vector<std::int32_t> slots;
+  for (std::int32_t slot = 0; slot < exact::kPageTokens; ++slot) slots.push_back(exact::value_slot(slot));
+  out.inputs("slots 0..63");
+  out.add("value_slot", slots);
 }
 
 void record_reductions(Recorder& out) {
@@ -92,6 +130,7 @@ void record_reductions(Recorder& out) {
 void record_arithmetic(Recorder& out) {
   record_functions(out);
   record_conversions(out);
+  record_attention_steps(out);
   record_reductions(out);
 
   std::vector<std::uint64_t> random;

@@ -124,13 +124,13 @@ std::vector<std::uint8_t> flat(std::span<const Digest> digests) {
 }
 
 void record_keys(Recorder& out) {
-  const kv::BlockKey root = kv::root_key(sha256("model"), "canon-0");
+  const kv::BlockKey root = kv::root_key(sha256("model"), exact::kCanonVersion);
   std::vector<std::int32_t> tokens(300);
   std::iota(tokens.begin(), tokens.end(), 1000);
   const std::span<const std::int32_t> all(tokens);
   const core::BlockLayout layout{100};
   const kv::AnchorOdds odds{0.25F, 4.0F};
-  out.inputs("model digest SHA-256('model'), canon-0, tokens 1000.., anchors 100, odds 0.25 and 4");
+  out.inputs("model digest SHA-256('model'), canon-1, tokens 1000.., anchors 100, odds 0.25 and 4");
   out.add("keys/root", std::span<const std::uint8_t>(root.digest));
   out.add("keys/block",
           std::span<const std::uint8_t>(kv::block_key(root, core::Segment::kSink, all.first(1)).digest));

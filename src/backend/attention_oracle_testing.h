@@ -44,7 +44,7 @@ struct Oracle {
       output = next.output;
       return;
     }
-    const bool raise = next.reference > reference + 40.0F;
+    const bool raise = next.reference > reference + exact::kFoldHeadroom;
     raised += raise ? 1 : 0;
     added_above += !raise && next.reference > reference ? 1 : 0;
     const float factor = exact::exp2(raise ? reference - next.reference : next.reference - reference);

@@ -20,12 +20,15 @@
 namespace fieldprint::backend {
 namespace {
 
+using testing::below;
 using testing::HeadShape;
 using testing::key_of_score;
 using testing::kScoreQuery;
 using testing::kSmallDim;
 using testing::Oracle;
 using testing::PagedAttention;
+using testing::random_sequences;
+using testing::random_shape;
 using testing::random_value;
 using testing::SequenceSpec;
 using testing::tile_state;
@@ -77,43 +80,6 @@ void expect_same_results(const PagedAttention& a, const PagedAttention& b) {
   expect_same(a.states(), b.states(), "states");
   expect_same(a.out(), b.out(), "out");
   expect_same(a.anchor_mass(), b.anchor_mass(), "anchor mass");
-}
-
-std::int32_t below(std::mt19937_64& random, std::int32_t limit) {
-  return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(limit));
-}
-
-HeadShape random_shape(std::mt19937_64& random) {
-  constexpr std::int32_t kDims[] = {16, 32, 48, 64, 80, 96, 112, 128, 256};
-  constexpr std::int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 9, 16};
-  const std::int32_t kv_heads = 1 + below(random, 3);
-  return {kv_heads * kGroups[below(random, 9)], kv_heads, kDims[below(random, 9)]};
-}
-
-std::vector<SequenceSpec> random_sequences(std::mt19937_64& random, bool prefill) {
-  constexpr std::int32_t kAnchors[] = {0, 1, 64, 65, 128, 129, 200, 1024};
-  std::vector<SequenceSpec> specs;
-  const std::int32_t count = 1 + below(random, 4);
-  for (std::int32_t s = 0; s < count; ++s) {
-    SequenceSpec spec{};
-    spec.owner = 10 + static_cast<std::uint64_t>(s);
-    if (s > 0 && below(random, 3) > 0) {
-      spec.anchor_set = specs.back().anchor_set;
-      spec.anchor_tokens = specs.back().anchor_tokens;
-    } else {
-      spec.anchor_set = 100 + static_cast<std::uint64_t>(s);
-      spec.anchor_tokens = kAnchors[below(random, 7 + (below(random, 8) == 0 ? 1 : 0))];
-    }
-    const std::int32_t start[] = {0, below(random, 1 + spec.anchor_tokens), 1 + spec.anchor_tokens,
-                                  spec.anchor_tokens + below(random, 700)};
-    spec.first_position = start[below(random, 4)];
-    spec.queries = prefill && below(random, 2) == 0 ? 1 + below(random, 90) : 1 + below(random, 2);
-    constexpr float kOdds[] = {0.0F, 0.01F, 1.0F, 9.0F};
-    spec.floor_odds = kOdds[below(random, 4)];
-    if (below(random, 2) == 0) spec.ceiling_odds = spec.floor_odds + kOdds[below(random, 4)];
-    specs.push_back(spec);
-  }
-  return specs;
 }
 
 TEST_P(AttentionDifferential, EqualsScalarOnRaggedBatches) {
@@ -407,7 +373,7 @@ TEST_P(AttentionTest, HoldsTheLargestSums) {
 /// Maxima that rise and fall by less and by more than the headroom, within chunks and between them: every
 /// kind of fold comes up, and the result is what the contract's words make of it.
 TEST_P(AttentionTest, FoldsRaiseTheReferenceOnlyPastTheHeadroom) {
-  constexpr std::int32_t kStep = 83886;  // a fiftieth in log2, so that 2000 scores are the headroom
+  constexpr std::int32_t kStep = 41943;  // a hundredth in log2, so that 2000 scores are the headroom
   constexpr std::int32_t kTiles = 24;
   constexpr std::int32_t kTops[kTiles] = {0,     1000,  3500,  3000,  4000,  5000,  4900,  4400,
                                           -2000, 500,   3000,  7000,  6000,  8500,  9000,  -8000,
@@ -461,7 +427,7 @@ TEST_P(AttentionTest, TheHeadroomIsExact) {
   constexpr std::int32_t kStep = 1 << 20;  // a quarter in log2
   const SequenceSpec spec{
       .owner = 1, .anchor_set = 2, .anchor_tokens = 256, .first_position = 256, .queries = 1};
-  for (const std::int32_t rise : {159, 160, 161}) {
+  for (const std::int32_t rise : {79, 80, 81}) {
     PagedAttention attention({1, 1, kSmallDim}, 0, {spec}, 111, 112);
     attention.set_queries(kScoreQuery, kStep);
     const std::vector<std::int8_t> value(kSmallDim, 1);
@@ -470,16 +436,34 @@ TEST_P(AttentionTest, TheHeadroomIsExact) {
     }
     run(attention, GetParam());
     const float* state = attention.states().data() + attention_state_floats(kSmallDim);
-    const float factor = std::ldexp(1.0F, -40) * (rise == 161 ? exact::exp2(-0.25F) : 1.0F);
     const float tile = 254.0F * 128.0F;
-    if (rise > 160) {
-      EXPECT_EQ(state[0], 41.5F);
-      EXPECT_EQ(state[1], std::fma(tile, factor, tile));
-    } else {
-      EXPECT_EQ(state[0], 1.25F);
-      EXPECT_EQ(state[1], std::fma(tile, exact::exp2(static_cast<float>(rise) / 4.0F), tile));
-    }
+    const float log2_of_rise = static_cast<float>(rise) / 4.0F;
+    const bool raised = rise > 80;
+    EXPECT_EQ(state[0], raised ? 1.25F + log2_of_rise : 1.25F);
+    EXPECT_EQ(state[1], std::fma(tile, exact::exp2(raised ? -log2_of_rise : log2_of_rise), tile));
     EXPECT_EQ(state[2], state[1]);
+  }
+}
+
+/// Each fold of every level adds what lies above its reference by all the headroom.
+TEST_P(AttentionTest, RisingMaximaDoNotOverflow) {
+  constexpr auto kRise = static_cast<std::int32_t>(4.0F * exact::kFoldHeadroom);
+  const SequenceSpec spec{
+      .owner = 1, .anchor_set = 2, .anchor_tokens = 0, .first_position = 1024, .queries = 1};
+  PagedAttention attention({1, 1, kSmallDim}, 0, {spec}, 121, 122);
+  attention.set_queries(kScoreQuery, 1 << 20);  // a quarter in log2
+  const AttentionArgs args = attention.args();
+  const std::vector<std::int8_t> value(kSmallDim, 127);
+  const float below = static_cast<float>(1 - kRise) / args.scales.sink[kSinkKeyScale];
+  attention.set_token(0, 0, key_of_score(static_cast<std::int32_t>(below)), value);
+  for (std::int32_t p = 1; p <= 1024; ++p) {
+    // In the first chunk none, then one rise; in the second one, then two.
+    const std::int32_t tile = (p - 1) / 128;
+    attention.set_token(0, p, key_of_score(kRise * (tile / 4 + (tile % 4 > 0 ? 1 : 0))), value);
+  }
+  run(attention, GetParam());
+  for (std::size_t d = 0; d < kSmallDim; ++d) {
+    EXPECT_LT(std::abs(attention.out()[d] / args.scales.v_scale[d] - 127.0F), 0.001F);
   }
 }
 

@@ -34,6 +34,43 @@ struct SequenceSpec {
   float ceiling_odds = std::numeric_limits<float>::infinity();
 };
 
+inline std::int32_t below(std::mt19937_64& random, std::int32_t limit) {
+  return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(limit));
+}
+
+inline HeadShape random_shape(std::mt19937_64& random) {
+  constexpr std::int32_t kDims[] = {16, 32, 48, 64, 80, 96, 112, 128, 256};
+  constexpr std::int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 9, 16};
+  const std::int32_t kv_heads = 1 + below(random, 3);
+  return {kv_heads * kGroups[below(random, 9)], kv_heads, kDims[below(random, 9)]};
+}
+
+inline std::vector<SequenceSpec> random_sequences(std::mt19937_64& random, bool prefill) {
+  constexpr std::int32_t kAnchors[] = {0, 1, 64, 65, 128, 129, 200, 1024};
+  std::vector<SequenceSpec> specs;
+  const std::int32_t count = 1 + below(random, 4);
+  for (std::int32_t s = 0; s < count; ++s) {
+    SequenceSpec spec{};
+    spec.owner = 10 + static_cast<std::uint64_t>(s);
+    if (s > 0 && below(random, 3) > 0) {
+      spec.anchor_set = specs.back().anchor_set;
+      spec.anchor_tokens = specs.back().anchor_tokens;
+    } else {
+      spec.anchor_set = 100 + static_cast<std::uint64_t>(s);
+      spec.anchor_tokens = kAnchors[below(random, 7 + (below(random, 8) == 0 ? 1 : 0))];
+    }
+    const std::int32_t start[] = {0, below(random, 1 + spec.anchor_tokens), 1 + spec.anchor_tokens,
+                                  spec.anchor_tokens + below(random, 700)};
+    spec.first_position = start[below(random, 4)];
+    spec.queries = prefill && below(random, 2) == 0 ? 1 + below(random, 90) : 1 + below(random, 2);
+    constexpr float kOdds[] = {0.0F, 0.01F, 1.0F, 9.0F};
+    spec.floor_odds = kOdds[below(random, 4)];
+    if (below(random, 2) == 0) spec.ceiling_odds = spec.floor_odds + kOdds[below(random, 4)];
+    specs.push_back(spec);
+  }
+  return specs;
+}
+
 /// What the values of a history look like.
 enum class TokenKind { kOrdinary, kExtreme, kSmallKeys, kZeroValues, kZero };
 

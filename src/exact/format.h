@@ -42,7 +42,7 @@ inline constexpr float kWeightC2 = 57.59375F;  ///< 254.67·2^f/(1+f) ≈ (C2·u
 inline constexpr float kWeightC1 = -172.125F;
 inline constexpr float kWeightC0 = 368.5F;
 inline constexpr int kLargestWeight = 254;     ///< of the largest score of a tile
-inline constexpr float kFoldHeadroom = 40.0F;  ///< log2: a part's maximum may exceed the reference by so much
+inline constexpr float kFoldHeadroom = 20.0F;  ///< log2: a part's maximum may exceed the reference by so much
 inline constexpr float kMagic23 = 0x1p23F;     ///< fma(x, y, 2^23) leaves round(x·y) in its low 23 bits
 inline constexpr std::uint32_t kMagic23Bits = 0x4B000000U;
 
