@@ -13,13 +13,13 @@
 namespace fieldprint::backend {
 namespace {
 
-/// Fewer tokens do not make up for fetching the weights once more.
-constexpr std::int64_t kSmallestSlice = 32;
+/// Slices are multiples of this: fewer tokens do not make up for fetching the weights once more, and the
+/// kernels' register blocks of 4, 8, 12 and 16 tokens divide it.
+constexpr std::int64_t kSliceTokens = 48;
 
-/// Tokens of each part when `tokens` are cut into `parts` or fewer: a multiple of 16, as register blocks are.
+/// Tokens of each part when `tokens` are cut into `parts` or fewer.
 std::int64_t slice_tokens(std::int64_t tokens, std::int64_t parts) {
-  const std::int64_t slice = std::max((tokens + parts - 1) / parts, kSmallestSlice);
-  return (slice + exact::kTileRows - 1) / exact::kTileRows * exact::kTileRows;
+  return (tokens + parts * kSliceTokens - 1) / (parts * kSliceTokens) * kSliceTokens;
 }
 
 /// The part of a linear that computes at most `count` tokens from `first` on.
