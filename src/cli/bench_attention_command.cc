@@ -211,7 +211,7 @@ int bench_attention(const AttentionBenchOptions& options) {
 void add_bench_attention_command(CLI::App& bench, Action& action) {
   auto options = std::make_shared<AttentionBenchOptions>();
   CLI::App* command = bench.add_subcommand("attention", "one layer's attention over random pages");
-  command->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda");
+  command->add_option("--backend", options->backend, "scalar, avx2, avx512, amx or cuda");
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   command->add_option("--heads", options->heads, "query heads")->check(CLI::Range(1, 256));
   command->add_option("--kv-heads", options->kv_heads, "KV heads, a divisor of --heads")

@@ -189,7 +189,7 @@ void add_bench_model_command(CLI::App& bench, Action& action) {
   auto options = std::make_shared<ModelBenchOptions>();
   CLI::App* command =
       bench.add_subcommand("model", "a whole model of a published shape, with random weights");
-  command->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda");
+  command->add_option("--backend", options->backend, "scalar, avx2, avx512, amx or cuda");
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   command->add_option("--shape", options->shape, "llama-3-8b or smollm2-135m");
   command->add_option("--activation", options->activation, "of the linear layers: a8 or a16")
