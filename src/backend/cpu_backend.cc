@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/thread_pool.h"
 #include "exact/format.h"
+#include "sampler/sampler.h"
 
 namespace fieldprint::backend {
 namespace {
@@ -38,6 +39,32 @@ LinearArgs tokens_of(const LinearArgs& args, std::int64_t first, std::int64_t co
   }
   part.y += first * args.y_stride;
   return part;
+}
+
+class ReadyDigests final : public PendingDigests {
+ public:
+  explicit ReadyDigests(std::vector<Digest> digests) : digests_(std::move(digests)) {}
+  std::span<const Digest> wait() override { return digests_; }
+
+ private:
+  std::vector<Digest> digests_;
+};
+
+/// One row of a step, in the place of which the sampler may put a penalised one.
+void choose_row(const CpuKernels& kernels, const ChooseArgs& args, std::int64_t row) {
+  const auto vocab = static_cast<std::size_t>(args.vocab);
+  const std::size_t words = static_cast<std::size_t>(exact::seen_words(args.vocab));
+  const float* logits = args.logits + row * args.vocab;
+  std::vector<std::int32_t> p;
+  const sampler::LogitRow access{{logits, vocab},
+                                 [&](float scale) {
+                                   p.resize(vocab);
+                                   kernels.probabilities({logits, args.vocab, &scale, p.data()}, 0, 1);
+                                   return std::span<const std::int32_t>(p);
+                                 },
+                                 [&](std::span<const float> other) { logits = other.data(); }};
+  const std::span<const std::uint32_t> seen(args.seen + static_cast<std::size_t>(row) * words, words);
+  args.tokens[row] = sampler::choose(access, args.choices[row], seen);
 }
 
 class CpuBackend final : public Backend {
@@ -128,9 +155,15 @@ class CpuBackend final : public Backend {
     run(kernels_.probabilities, args, count, 1);
   }
 
-  void page_digests(const PageDigestArgs& args, std::span<Digest> digests) override {
+  void choose(const ChooseArgs& args, std::int32_t count) override {
+    pool_.parallel_for(count, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) choose_row(kernels_, args, row);
+    });
+  }
+
+  std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) override {
     const std::int64_t count = static_cast<std::int64_t>(args.blocks.size()) * args.pages;
-    CHECK(static_cast<std::int64_t>(digests.size()) == count);
+    std::vector<Digest> digests(static_cast<std::size_t>(count));
     pool_.parallel_for(count, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t block = args.blocks[static_cast<std::size_t>(i / args.pages)];
@@ -138,6 +171,7 @@ class CpuBackend final : public Backend {
         digests[static_cast<std::size_t>(i)] = sha256({page, static_cast<std::size_t>(args.page_bytes)});
       }
     });
+    return std::make_unique<ReadyDigests>(std::move(digests));
   }
 
  private:
