@@ -16,8 +16,12 @@ struct DevicePlan {
   std::int32_t queries;
   std::int32_t items;  ///< 0 for a plan that has none, else any number
   std::int32_t row_items;
+  std::int32_t items_at;
   std::int32_t multiprocessors;
 };
+inline DevicePlan device_plan(void* buffer, const AttentionWork& work, std::int32_t multiprocessors) {
+  return {buffer, work.queries, work.items, work.row_items, work.items_at, multiprocessors};
+}
 
 /// Attention of all queries of the plan: out and anchor_mass of `args`. Head sizes are multiples of 16 up to
 /// 256, groups have 1 to 16 heads; pool, strides and q are aligned to 16 bytes. Of `args` the sequences,

@@ -117,8 +117,7 @@ class Step {
                                .states = nullptr,
                                .out = out_->as<float>(),
                                .anchor_mass = mass_->as<float>()};
-      cuda::attention(args, {plan_->as<void>(), queries_, items_, row_items_, multiprocessors_},
-                      workspace_->as<float>(), stream);
+      cuda::attention(args, device_plan_, workspace_->as<float>(), stream);
     }
   }
 
@@ -159,19 +158,18 @@ class Step {
                            batch_.anchors, tables[static_cast<std::size_t>(s)].data(), 0.0F,
                            std::numeric_limits<float>::infinity()});
     }
-    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, 0), "device");
-    const PlanShape shape{batch_.heads, batch_.kv_heads, batch_.head_dim, 0, multiprocessors_};
+    const PlanShape shape{batch_.heads, batch_.kv_heads, batch_.head_dim, 0, multiprocessors()};
     const AttentionWork work = plan_attention_work(sequences, shape);
-    queries_ = work.queries;
-    items_ = work.items;
-    row_items_ = work.row_items;
     plan_ = std::make_unique<testing::Buffer>(work.buffer.data(), work.buffer.size());
+    device_plan_ = device_plan(plan_->as<void>(), work, multiprocessors());
     workspace_ =
         std::make_unique<testing::Buffer>(static_cast<std::size_t>(workspace_bytes(shape, work.states)), 0);
   }
 
   void make_queries() {
-    const std::size_t rows = static_cast<std::size_t>(batch_.heads) * static_cast<std::size_t>(queries_);
+    const std::size_t rows = static_cast<std::size_t>(batch_.heads) *
+                             static_cast<std::size_t>(batch_.sequences) *
+                             static_cast<std::size_t>(batch_.queries);
     const std::size_t dim = static_cast<std::size_t>(batch_.head_dim);
     std::mt19937 random(3);
     std::vector<std::int8_t> q(rows * dim);
@@ -189,10 +187,7 @@ class Step {
   Batch batch_;
   std::int32_t layers_ = 1;
   std::int64_t stride_ = 0;
-  std::int32_t queries_ = 0;
-  std::int32_t items_ = 0;
-  std::int32_t row_items_ = 0;
-  std::int32_t multiprocessors_ = 0;
+  DevicePlan device_plan_{};
   std::unique_ptr<testing::Buffer> pool_;
   std::unique_ptr<testing::Buffer> plan_;
   std::unique_ptr<testing::Buffer> workspace_;

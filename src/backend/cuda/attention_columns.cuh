@@ -10,11 +10,12 @@ struct ColumnsArgs {
   PlanView plan;
   StateView states;
   std::int32_t* taken;      ///< of the plan's header
+  std::int32_t queries;     ///< to be folded
   std::int32_t warp_bytes;  ///< column_warp_bytes(), for the kernel
 };
 
 /// Folds the states of the plan's items, and the sinks, to results.
-void launch_fold(const ColumnsArgs& args, std::int32_t queries, std::int32_t multiprocessors, Stream stream);
+void launch_fold(const ColumnsArgs& args, std::int32_t multiprocessors, Stream stream);
 
 /// The items of the plan, each by a single warp on a stream of pages of its own. `blocks` is the number of
 /// multiprocessors.

@@ -90,7 +90,7 @@ inline AttentionResult run_on_device(backend::testing::PagedAttention& attention
   args.states = nullptr;
   args.out = out.as<float>();
   args.anchor_mass = mass.as<float>();
-  const DevicePlan on_device{plan.as<void>(), work.queries, work.items, work.row_items, multiprocessors};
+  const DevicePlan on_device = device_plan(plan.as<void>(), work, multiprocessors);
   for (int i = 0; i < 2; ++i) cuda::attention(args, on_device, workspace.as<float>(), nullptr);
   check(cudaDeviceSynchronize(), "attention");
   return {out.floats(rows * dim), mass.floats(rows)};

@@ -15,24 +15,26 @@ struct StateView {
   std::int32_t heads;
   std::int32_t head_dim;
 
+  /// Of one state.
+  __device__ std::int64_t floats() const { return static_cast<std::int64_t>(heads) * (head_dim + 2); }
   __device__ float* output(std::int64_t state, std::int32_t head) const {
-    return data + state * heads * (head_dim + 2) + static_cast<std::int64_t>(head) * head_dim;
+    return data + state * floats() + static_cast<std::int64_t>(head) * head_dim;
   }
   __device__ float* softmax(std::int64_t state, std::int32_t head) const {
-    return data + state * heads * (head_dim + 2) + static_cast<std::int64_t>(heads) * head_dim + 2 * head;
+    return data + state * floats() + static_cast<std::int64_t>(heads) * head_dim + 2 * head;
   }
 };
 
 struct PlanView {
   const PlanHeader* header;
+  std::int32_t items_at;  ///< known to the host, so that items are found without a look at the header
 
   template <typename T>
   __device__ const T* at(std::int32_t offset) const {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(header) + offset);
   }
-  __device__ const PlannedSequence* sequences() const { return at<PlannedSequence>(header->sequences_at); }
-  __device__ const PlannedQuery* queries() const { return at<PlannedQuery>(header->queries_at); }
-  __device__ const PlannedItem* items() const { return reinterpret_cast<const PlannedItem*>(header + 1); }
+  __device__ const PlannedQuery* queries() const { return reinterpret_cast<const PlannedQuery*>(header + 1); }
+  __device__ const PlannedItem* items() const { return at<PlannedItem>(items_at); }
   __device__ const PlannedItem* row_items() const { return at<PlannedItem>(header->row_items_at); }
   __device__ const std::int32_t* blocks() const { return at<std::int32_t>(header->blocks_at); }
 };
@@ -47,8 +49,8 @@ struct Fold {
   float factor;  ///< positive, of whichever has the smaller reference
   bool raised;
 };
-/// Of the references of a row and its next part; the row's is brought forward. Where the row is empty it takes
-/// the part's: then the factor is 1, and the fold copies.
+/// Of the references of a row and its next part; the row's is brought forward. Where the row is empty it
+/// takes the part's: then the factor is 1, and the fold copies.
 __device__ __forceinline__ Fold fold_references(float& mine, float next) {
   if (isinf(mine)) mine = next;
   const bool raised = next > __fadd_rn(mine, exact::kFoldHeadroom);

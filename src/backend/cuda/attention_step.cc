@@ -35,7 +35,7 @@ void AttentionStep::refresh(Plan& plan) {
   plan.buffer.reserve(bytes);
   transfer_.upload(plan.buffer.data(), work.buffer.data(), bytes);
   workspace_.reserve(workspace_bytes(plan.shape, work.states));
-  plan.on_device = {plan.buffer.data(), work.queries, work.items, work.row_items, multiprocessors_};
+  plan.on_device = device_plan(plan.buffer.data(), work, multiprocessors_);
   plan.current = true;
 }
 
@@ -51,6 +51,7 @@ std::vector<std::uint64_t> AttentionStep::launch_key() const {
     key.push_back(static_cast<std::uint64_t>(on_device.queries));
     key.push_back(on_device.items > 0 ? 1 : 0);
     key.push_back(static_cast<std::uint64_t>(on_device.row_items));
+    key.push_back(static_cast<std::uint64_t>(on_device.items_at));
   }
   return key;
 }

@@ -10,9 +10,9 @@
 /// elements within a product is free, as integer sums are exact, and so is which token a column is: each lane
 /// reads 16 bytes of a row of K or V, and its four words are slices of two products.
 ///
-/// A lane is (g, c) = (lane / 4, lane % 4). Of each page it has the scores of tokens 16c … 16c + 15 for rows g
-/// and g + 8: block b of eight columns has tokens 16c + 2b and the next. In this order four scores make a word
-/// of the weights for each of the lane's four words of V.
+/// A lane is (g, c) = (lane / 4, lane % 4). Of each page it has the scores of tokens 16c … 16c + 15 for rows
+/// g and g + 8: block b of eight columns has tokens 16c + 2b and the next. In this order four scores make a
+/// word of the weights for each of the lane's four words of V.
 namespace fieldprint::backend::cuda {
 
 struct Accumulators {
@@ -48,8 +48,8 @@ constexpr std::int32_t kMaskedScore = -(1 << 30);
 /// What one query row needs of its step, and the tokens of the segment that it sees.
 struct QueryRow {
   float unit;
-  float base;                ///< of the exponent
-  std::int32_t floor_bits;   ///< the lowest score below the maximum, as the bits of kScoreMagic + score
+  float base;               ///< of the exponent
+  std::int32_t floor_bits;  ///< the lowest score below the maximum, as the bits of kScoreMagic + score
   std::int32_t first;
   std::int32_t last;
 
@@ -60,7 +60,8 @@ struct QueryRow {
   }
   __device__ bool sees(std::int32_t token) const { return token >= first && token < last; }
 
-  /// The weights of two scores as the low bytes of two halves; `shift` is kScoreMagic's bits less the maximum.
+  /// The weights of two scores as the low bytes of two halves; `shift` is kScoreMagic's bits less the
+  /// maximum.
   __device__ std::uint32_t weigh(std::int32_t a, std::int32_t b, std::int32_t shift) const {
     const float x = __fmaf_rn(__int_as_float(__viaddmax_s32(a, shift, floor_bits)), unit, base);
     const float y = __fmaf_rn(__int_as_float(__viaddmax_s32(b, shift, floor_bits)), unit, base);
@@ -107,9 +108,8 @@ struct Tile {
     std::uint32_t w[exact::kTilePages][4][2];
   };
 
-  const std::uint8_t* keys;    // [2 pages][64][dim]
-  const std::uint8_t* values;  // [2 pages][dim][64]
-  const uint4* queries;        // [kSlices][2 rows][32 lanes], zeros past the head
+  const std::uint8_t* pages;  // two: K [64][dim], V [dim][64]
+  const uint4* queries;       // [kSlices][2 rows][32 lanes], zeros past the head
   int head_dim;
   int lane;
 
@@ -124,7 +124,7 @@ struct Tile {
 #pragma unroll
       for (int b = 0; b < 8; ++b) scores[p][b] = {};
     }
-    const std::uint8_t* own = keys + (16 * (g() >> 1) + (g() & 1)) * dim() + 16 * c();
+    const std::uint8_t* own = pages + (16 * (g() >> 1) + (g() & 1)) * dim() + 16 * c();
 #pragma unroll
     for (int h = 0; h < kSlices; ++h) {
       if (!kExact && 64 * h >= dim()) continue;
@@ -137,7 +137,7 @@ struct Tile {
           Slice k[4];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            k[i] = load_slice(own + (exact::kPageTokens * p + 2 * (b + i)) * dim() + 64 * h);
+            k[i] = load_slice(own + (2 * exact::kPageTokens * p + 2 * (b + i)) * dim() + 64 * h);
           }
 #pragma unroll
           for (int i = 0; i < 4; ++i) mma_s8(scores[p][b + i], q.x, q8.x, q.y, q8.y, k[i].w[0], k[i].w[1]);
@@ -148,8 +148,8 @@ struct Tile {
     }
   }
 
-  /// Weights of one row's scores, r = 0 or 1, and the largest score; kMaskedScore where none is seen. The tile
-  /// begins at token `start`; it is `partial` where some row does not see all of it.
+  /// Weights of one row's scores, r = 0 or 1, and the largest score; kMaskedScore where none is seen. The
+  /// tile begins at token `start`; it is `partial` where some row does not see all of it.
   __device__ std::int32_t weigh(Scores& scores, int r, const QueryRow& row, int start, bool partial,
                                 Weights& weights) const {
     std::int32_t maximum = kMaskedScore;
@@ -202,7 +202,7 @@ struct Tile {
   template <bool kRaised>
   __device__ void add_values(const Weights& weights, const Fold (&folds)[2], bool both, State& state) const {
     constexpr int kTogether = 4;
-    const std::uint8_t* own = values + exact::kPageTokens * g() + 16 * c();
+    const std::uint8_t* own = pages + exact::kPageTokens * (dim() + g()) + 16 * c();
 #pragma unroll
     for (int b = 0; b < kBlocks; b += kTogether) {
       if (!kExact && 8 * b >= dim()) continue;
@@ -212,7 +212,8 @@ struct Tile {
         const auto& w = weights.w[p];
         Slice v[kTogether];
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i) v[i] = load_slice(own + exact::kPageTokens * (p * dim() + 8 * (b + i)));
+        for (int i = 0; i < kTogether; ++i)
+          v[i] = load_slice(own + exact::kPageTokens * (2 * p * dim() + 8 * (b + i)));
 #pragma unroll
         for (int s = 0; s < 4; s += 2) {
 #pragma unroll

@@ -28,7 +28,9 @@ struct TileRange {
 
   std::int32_t count() const { return std::max(end - first, 0); }
   std::int32_t first_chunk() const { return first / kChunkTiles; }
-  std::int32_t end_chunk() const { return count() == 0 ? first_chunk() : (end + kChunkTiles - 1) / kChunkTiles; }
+  std::int32_t end_chunk() const {
+    return count() == 0 ? first_chunk() : (end + kChunkTiles - 1) / kChunkTiles;
+  }
 };
 
 /// Tiles of the context that some of `queries` queries from `position` on see.
@@ -62,15 +64,20 @@ class Planner {
   }
 
  private:
-  /// Queries of one sequence that are computed together, and how their context is cut: whole, or chunks up to
-  /// tiles_from and then tiles.
+  /// Queries of one sequence that are computed together, and how their context is cut: the chunks before
+  /// chunks_from are one part, those before tiles_from a part each, and the rest tiles.
   struct Row {
     std::size_t sequence;
     std::int32_t slot;  ///< of the first query
     std::int32_t queries;
     TileRange range;
-    bool whole;
-    std::int32_t tiles_from;  ///< a chunk
+    std::int32_t chunks_from;
+    std::int32_t tiles_from;
+
+    bool whole() const { return chunks_from == range.end_chunk(); }
+    std::int32_t tiles_after(std::int32_t chunk) const {
+      return std::max(range.end - std::max(range.first, chunk * kChunkTiles), 0);
+    }
   };
 
   /// How sequences with few or many rows are cut.
@@ -98,18 +105,23 @@ class Planner {
 
   void add_sequence(std::size_t index) {
     const AttentionSequence& sequence = sequences_[index];
-    planned_.push_back(
-        {sequence.blocks[0], sequence.anchor_tokens, sequence.floor_odds, sequence.ceiling_odds});
     const std::int32_t slot = static_cast<std::int32_t>(queries_.size());
     for (std::int32_t q = 0; q < sequence.queries; ++q) {
-      queries_.push_back({sequence.first_query + q, static_cast<std::int32_t>(index),
-                          sequence.first_position + q, sequence.anchor_tokens, 0, 0, 0, 0, 0, 0, 0, 0});
+      PlannedQuery query{};
+      query.token = sequence.first_query + q;
+      query.sequence = static_cast<std::int32_t>(index);
+      query.position = sequence.first_position + q;
+      query.sink_block = sequence.blocks[0];
+      query.anchor_tokens = sequence.anchor_tokens;
+      query.floor_odds = sequence.floor_odds;
+      query.ceiling_odds = sequence.ceiling_odds;
+      queries_.push_back(query);
     }
     Cut& cut = cut_of(sequence);
     for (std::int32_t q = 0; q < sequence.queries; q += cut.together) {
       const std::int32_t count = std::min(cut.together, sequence.queries - q);
       const TileRange range = context_tiles(sequence, sequence.first_position + q, count, shape_.window);
-      cut.rows.push_back({index, slot + q, count, range, true, range.end_chunk()});
+      cut.rows.push_back({index, slot + q, count, range, range.end_chunk(), range.end_chunk()});
     }
     first_block_.push_back(static_cast<std::int32_t>(blocks_.size()));
     const std::int32_t end = sequence.first_position + sequence.queries;
@@ -126,47 +138,73 @@ class Planner {
     for (; count % kTilePages != 0; ++count) blocks_.push_back(blocks_.back());
   }
 
-  /// Whole rows need the fewest partial states, but an item should last no longer than the device needs for
-  /// everything; else chunks. A last round that would leave most warps idle is cut finer.
+  /// Few parts make few states, but no warp should still be at work when the others have nothing left: each
+  /// has some three quarters of its fair share in one piece, and comes back for chunks, and for tiles at
+  /// last.
   void cut_few() {
     const std::int64_t kv_heads = shape_.kv_heads;
-    const std::int64_t fair = few_.tiles() * kv_heads / (kBusyWarps * shape_.multiprocessors);
-    for (Row& row : few_.rows) row.whole = row.range.count() <= fair;
+    const std::int64_t fair = few_.tiles() * kv_heads / warps();
+    const std::int64_t longest = 3 * fair / 4 / kChunkTiles * kChunkTiles;
+    std::int64_t whole_rows = 0;
+    for (Row& row : few_.rows) {
+      if (row.range.count() <= longest) {
+        ++whole_rows;
+        continue;
+      }
+      // A piece of two chunks saves a state, one of a single chunk nothing.
+      const std::int32_t chunks =
+          longest < 2 * kChunkTiles ? 0 : static_cast<std::int32_t>(longest) / kChunkTiles;
+      row.chunks_from = row.range.first_chunk() + chunks;
+    }
+    cut_last_rows(last_round(whole_rows * kv_heads) / kv_heads);
 
+    std::int64_t tiles = 0;
+    for (const Row& row : few_.rows) tiles += row.tiles_after(row.chunks_from);
+    const std::int64_t chunks = (tiles * kv_heads + kChunkTiles - 1) / kChunkTiles;
+    cut_last_chunks(chunks < warps() ? last_round(chunks) : warps() / 2);
+  }
+
+  /// Cuts the shortest `count` whole rows into chunks.
+  void cut_last_rows(std::int64_t count) {
     std::vector<Row*> whole;
     for (Row& row : few_.rows) {
-      if (row.whole) whole.push_back(&row);
+      if (row.whole()) whole.push_back(&row);
     }
     std::stable_sort(whole.begin(), whole.end(),
                      [](const Row* a, const Row* b) { return a->range.count() < b->range.count(); });
-    const std::int64_t rows = last_round(static_cast<std::int64_t>(whole.size()) * kv_heads) / kv_heads;
-    for (std::int64_t i = 0; i < rows; ++i) whole[static_cast<std::size_t>(i)]->whole = false;
+    for (std::int64_t i = 0; i < count; ++i) {
+      Row& row = *whole[static_cast<std::size_t>(i)];
+      row.chunks_from = row.range.first_chunk();
+    }
+  }
 
-    std::int64_t tiles = 0;
-    for (const Row& row : few_.rows) tiles += row.whole ? 0 : row.range.count();
-    std::int64_t chunks = last_round((tiles * kv_heads + kChunkTiles - 1) / kChunkTiles);
-    for (bool found = true; found && chunks > 0;) {
+  /// Cuts the last `count` chunks, for all KV heads together, into tiles: as many of each row.
+  void cut_last_chunks(std::int64_t count) {
+    for (bool found = true; found && count > 0;) {
       found = false;
       for (Row& row : few_.rows) {
-        if (row.whole || row.tiles_from <= row.range.first_chunk() || chunks <= 0) continue;
+        if (row.tiles_from <= row.chunks_from || count <= 0) continue;
         --row.tiles_from;
-        chunks -= kv_heads;
+        count -= shape_.kv_heads;
         found = true;
       }
     }
   }
 
+  std::int64_t warps() const {
+    return static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
+  }
   /// Of `items` equal items, those of a last round that would not keep the device busy.
   std::int64_t last_round(std::int64_t items) const {
-    const std::int64_t warps = static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
-    const std::int64_t last = items % warps;
-    return 2 * last <= warps ? last : 0;
+    const std::int64_t last = items % warps();
+    return 2 * last <= warps() ? last : 0;
   }
 
   void cut_many() {
     const std::int64_t fair = many_.tiles() * shape_.kv_heads / shape_.multiprocessors;
     for (Row& row : many_.rows) {
-      row.whole = row.range.count() <= std::max<std::int64_t>(fair, kChunkTiles);
+      if (row.range.count() > std::max<std::int64_t>(fair, kChunkTiles))
+        row.chunks_from = row.range.first_chunk();
     }
   }
 
@@ -184,18 +222,14 @@ class Planner {
       states_ += row.queries;
       ++parts;
     };
-    if (range.count() == 0) {
-      // The queries see none of the context.
-    } else if (row.whole) {
-      add(range.first, range.end, whole_parts);
-    } else {
-      for (std::int32_t c = range.first_chunk(); c < row.tiles_from; ++c) {
-        add(std::max(range.first, c * kChunkTiles), std::min(range.end, (c + 1) * kChunkTiles), whole_parts);
-      }
-      for (std::int32_t t = std::max(range.first, row.tiles_from * kChunkTiles); t < range.end; ++t) {
-        add(t, t + 1, tile_parts);
-      }
+    const auto tile_of = [&](std::int32_t chunk) {
+      return std::clamp(chunk * kChunkTiles, range.first, std::max(range.first, range.end));
+    };
+    if (tile_of(row.chunks_from) > range.first) add(range.first, tile_of(row.chunks_from), whole_parts);
+    for (std::int32_t c = row.chunks_from; c < row.tiles_from; ++c) {
+      add(tile_of(c), tile_of(c + 1), whole_parts);
     }
+    for (std::int32_t t = tile_of(row.tiles_from); t < range.end; ++t) add(t, t + 1, tile_parts);
     for (std::int32_t i = 0; i < row.queries; ++i) {
       PlannedQuery& query = queries_[static_cast<std::size_t>(row.slot + i)];
       query.state = first_state + i;
@@ -241,10 +275,9 @@ class Planner {
     bool tiles = &cut == &few_;
     for (std::size_t i = slot; i < slot + count; ++i) {
       const PlannedQuery& query = queries_[i];
-      const std::size_t s = static_cast<std::size_t>(query.sequence);
-      const std::int32_t sees = std::min(query.position, planned_[s].anchor_tokens);
+      const std::int32_t sees = std::min(query.position, query.anchor_tokens);
       // The table holds only the anchor blocks that the sequence itself sees.
-      if (sees > seen) block = first_block_[s];
+      if (sees > seen) block = first_block_[static_cast<std::size_t>(query.sequence)];
       seen = std::max(seen, sees);
       // Where the context is cut so fine, the anchors would be what everything waits for.
       tiles = tiles && query.whole_parts == 0;
@@ -277,15 +310,15 @@ class Planner {
                        static_cast<std::int32_t>(queries_.size()),
                        static_cast<std::int32_t>(few_.items.size()),
                        static_cast<std::int32_t>(many_.items.size()),
+                       0,
                        states_};
     work.buffer.resize(sizeof(PlanHeader));
     PlanHeader header{};
     header.items = work.items;
     header.row_items = work.row_items;
     header.queries = work.queries;
-    append(work, few_.items);
-    header.sequences_at = append(work, planned_);
-    header.queries_at = append(work, queries_);
+    append(work, queries_);
+    work.items_at = append(work, few_.items);
     header.row_items_at = append(work, many_.items);
     header.blocks_at = append(work, blocks_);
     std::memcpy(work.buffer.data(), &header, sizeof(header));
@@ -298,7 +331,6 @@ class Planner {
   Cut few_;
   Cut many_;
   std::int32_t states_ = 0;
-  std::vector<PlannedSequence> planned_;
   std::vector<PlannedQuery> queries_;
   std::vector<std::int32_t> first_block_;
   std::vector<std::int32_t> blocks_;

@@ -20,20 +20,16 @@ struct PlanShape {
   std::int32_t multiprocessors;  ///< of the device
 };
 
-struct PlannedSequence {
-  std::int32_t sink_block;
-  std::int32_t anchor_tokens;
-  float floor_odds;
-  float ceiling_odds;
-};
-
 /// One query token. A state is that of all query heads of one token over some of its history. The parts of
-/// the context come in order: first either the whole row or chunks, then tiles.
+/// the context come in order: chunks, of which the first part may be several, or the whole row; then tiles.
 struct PlannedQuery {
   std::int32_t token;  ///< row of q and out
   std::int32_t sequence;
   std::int32_t position;
-  std::int32_t anchor_tokens;  ///< of its sequence
+  std::int32_t sink_block;  ///< of its sequence, as the next three
+  std::int32_t anchor_tokens;
+  float floor_odds;
+  float ceiling_odds;
   std::int32_t state;         ///< of its first part of the context
   std::int32_t state_stride;  ///< to the next part
   std::int32_t whole_parts;   ///< the row, or chunks
@@ -42,6 +38,7 @@ struct PlannedQuery {
   std::int32_t anchor_state;
   std::int32_t anchor_stride;
   std::int32_t anchor_parts;  ///< all anchors, or their tiles; 0 without anchors
+  std::int32_t reserved;
 };
 
 /// Tiles of one segment for some queries and, on the device, for each KV head. Tile t has the segment's
@@ -61,25 +58,26 @@ struct PlannedItem {
 inline constexpr std::int32_t kColumnRows = 16;
 inline constexpr std::int32_t kRowsOfItem = 128;
 
-/// The head of the uploaded buffer; the items follow it. Offsets are in bytes from its start.
+/// The head of the uploaded buffer; the queries follow it. Offsets are in bytes from its start.
 struct PlanHeader {
   std::int32_t items;      ///< of a few rows each, for decode steps
   std::int32_t row_items;  ///< of up to kRowsOfItem rows, for prefill
   std::int32_t queries;
-  std::int32_t sequences_at;
-  std::int32_t queries_at;
   std::int32_t row_items_at;
   std::int32_t blocks_at;
+  std::int32_t reserved[2];
   std::int32_t taken;  ///< items that warps have come back for; 0 between launches
 };
-static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedItem) % 16 == 0);
+static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedQuery) % 16 == 0 &&
+              sizeof(PlannedItem) % 16 == 0);
 
 struct AttentionWork {
   std::vector<std::byte> buffer;  ///< PlanHeader and what it points to
   std::int32_t queries;
   std::int32_t items;
   std::int32_t row_items;
-  std::int32_t states;  ///< partial states that the workspace must hold
+  std::int32_t items_at;  ///< offset of the items
+  std::int32_t states;    ///< partial states that the workspace must hold
 };
 
 /// Shared memory of a warp that works on items: a tile's K and V, the queries, the row's state, two barriers.

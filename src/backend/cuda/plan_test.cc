@@ -31,6 +31,13 @@ PlanHeader header_of(const AttentionWork& work) {
   return header;
 }
 
+std::vector<PlannedQuery> queries_of(const AttentionWork& work) {
+  return array_at<PlannedQuery>(work, sizeof(PlanHeader), work.queries);
+}
+std::vector<PlannedItem> items_of(const AttentionWork& work) {
+  return array_at<PlannedItem>(work, work.items_at, work.items);
+}
+
 std::int32_t pages_of(std::int32_t tokens) { return (tokens + 63) / 64; }
 
 struct Batch {
@@ -89,8 +96,8 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
       EXPECT_LT(item.first_tile, item.end_tile);
       EXPECT_LE(item.queries * (shape.heads / shape.kv_heads), rows);
       for (std::int32_t q = 0; q < item.queries; ++q) {
-        auto [part, is_new] =
-            visits[item.first_query + q].try_emplace(item.state + q, Part{item.first_tile, item.end_tile, {}});
+        auto [part, is_new] = visits[item.first_query + q].try_emplace(
+            item.state + q, Part{item.first_tile, item.end_tile, {}});
         EXPECT_TRUE(is_new) << "two items write one state";
         for (std::int32_t p = 2 * item.first_tile; p < 2 * item.end_tile; ++p) {
           part->second.blocks.push_back(blocks.at(static_cast<std::size_t>(item.block + p)));
@@ -98,7 +105,7 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
       }
     }
   };
-  visit(array_at<PlannedItem>(work, sizeof(PlanHeader), header.items), kColumnRows);
+  visit(items_of(work), kColumnRows);
   visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), kRowsOfItem);
   return visits;
 }
@@ -109,8 +116,8 @@ struct Pages {
   std::int32_t end;
 };
 
-/// Takes `count` parts from `state` on out of `mine`: together they must be the pages that are seen, in order.
-/// Neighbours in an item may see more, never less.
+/// Takes `count` parts from `state` on out of `mine`: together they must be the pages that are seen, in
+/// order. Neighbours in an item may see more, never less.
 std::vector<Part> take(std::map<std::int32_t, Part>& mine, std::int32_t state, std::int32_t stride,
                        std::int32_t count, Pages seen, const std::int32_t* blocks) {
   std::vector<Part> parts;
@@ -139,14 +146,14 @@ std::vector<Part> take(std::map<std::int32_t, Part>& mine, std::int32_t state, s
   return parts;
 }
 
-/// Wholes are the row or chunks, and what follows starts where a chunk does.
+/// Parts end where chunks do, all but the first are chunks, and then come tiles.
 void expect_chunks(const std::vector<Part>& parts, const PlannedQuery& query) {
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parts.size()); ++p) {
     const Part& part = parts[static_cast<std::size_t>(p)];
     if (p >= query.whole_parts) {
       EXPECT_EQ(part.end, part.first + 1);
       EXPECT_EQ((part.first - (p - query.whole_parts)) % exact::kChunkTiles, query.skipped_tiles);
-    } else if (parts.size() > 1) {
+    } else if (p > 0) {
       EXPECT_EQ(part.first / exact::kChunkTiles, (part.end - 1) / exact::kChunkTiles);
     }
     if (p > 0 && p <= query.whole_parts) {
@@ -166,8 +173,7 @@ TEST(CudaPlan, EveryQueryMeetsEveryTileThatItSeesOnceInOrder) {
     const PlanShape shape{2 * kGroups[random() % 5], 2, random() % 2 == 0 ? 128 : 256, kWindows[random() % 5],
                           kProcessors[random() % 3]};
     const AttentionWork work = plan_attention_work(batch.sequences, shape);
-    const PlanHeader header = header_of(work);
-    const auto queries = array_at<PlannedQuery>(work, header.queries_at, header.queries);
+    const auto queries = queries_of(work);
     Visits visits = visits_of(work, shape);
     std::size_t slot = 0;
     for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
@@ -214,9 +220,8 @@ TEST(CudaPlan, TilesThatTheStepWritesAreNotSettled) {
   for (int round = 0; round < 50; ++round) {
     const Batch batch = random_batch(random);
     const AttentionWork work = plan_attention_work(batch.sequences, {8, 2, 128, 0, 132});
-    const PlanHeader header = header_of(work);
-    const auto queries = array_at<PlannedQuery>(work, header.queries_at, header.queries);
-    for (const PlannedItem& item : array_at<PlannedItem>(work, sizeof(PlanHeader), header.items)) {
+    const auto queries = queries_of(work);
+    for (const PlannedItem& item : items_of(work)) {
       const PlannedQuery& query = queries.at(static_cast<std::size_t>(item.first_query));
       const AttentionSequence& sequence = batch.sequences[static_cast<std::size_t>(query.sequence)];
       const std::int32_t start = 1 + (item.context != 0 ? sequence.anchor_tokens : 0);
@@ -261,9 +266,9 @@ struct Items {
   std::int64_t chunks = 0;
   std::int64_t longer = 0;
 };
-Items items_of(const AttentionWork& work) {
+Items count_items(const AttentionWork& work) {
   Items items;
-  for (const PlannedItem& item : array_at<PlannedItem>(work, sizeof(PlanHeader), header_of(work).items)) {
+  for (const PlannedItem& item : items_of(work)) {
     const std::int32_t tiles = item.end_tile - item.first_tile;
     if (item.context == 0) {
       ++items.anchors;
@@ -281,26 +286,25 @@ Items items_of(const AttentionWork& work) {
 TEST(CudaPlan, QueriesThatShareAnchorsShareItems) {
   std::vector<std::vector<std::int32_t>> tables;
   const auto sequences = decode_step(64, 140, 128, tables);
-  EXPECT_EQ(items_of(plan_attention_work(sequences, {8, 2, 128, 0, 132})).anchors, 16);
+  EXPECT_EQ(count_items(plan_attention_work(sequences, {8, 2, 128, 0, 132})).anchors, 16);
 }
 
 TEST(CudaPlan, PartsAreAsLargeAsTheDeviceCanBear) {
   const PlanShape shape{32, 8, 128, 0, 132};
   const auto items = [&](std::int32_t count, std::int32_t position) {
     std::vector<std::vector<std::int32_t>> tables;
-    return items_of(plan_attention_work(decode_step(count, position, 0, tables), shape));
+    return count_items(plan_attention_work(decode_step(count, position, 0, tables), shape));
   };
   const Items many = items(64, 8192);
   EXPECT_EQ(many.longer, 64);
-  EXPECT_EQ(many.chunks + many.tiles, 0);
+  EXPECT_GT(many.chunks, 64);
   const Items single = items(1, 8192);
   EXPECT_EQ(single.tiles, 64);
   EXPECT_EQ(single.chunks + single.longer, 0);
-  // Chunks in whole rounds over the warps, and tiles for the rest.
   const Items one_long = items(1, 131072);
-  EXPECT_GT(one_long.chunks, 240);
+  EXPECT_GT(one_long.chunks, 200);
   EXPECT_GT(one_long.tiles, 0);
-  EXPECT_EQ(one_long.longer, 0);
+  EXPECT_EQ(one_long.longer, 1);
 }
 
 }  // namespace

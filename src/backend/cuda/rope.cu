@@ -301,8 +301,7 @@ __device__ void quantise_value(const RopeAppendArgs& args, int t, int h, std::in
 __device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int head, int begin, int end,
                               ValueWindow& window) {
   const int dim = args.head_dim;
-  for (int t = begin + warp_index(); t < end; t += kWarps)
-    quantise_value(args, t, head, window.q[t - begin]);
+  for (int t = begin + warp_index(); t < end; t += kWarps) quantise_value(args, t, head, window.q[t - begin]);
   if (warp_index() == kWarps - 1) list_stores(args, begin, end, window);
   __syncthreads();
   const int stores = window.stores;
