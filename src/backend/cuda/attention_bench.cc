@@ -171,7 +171,9 @@ class Step {
   }
 
   void make_queries() {
-    const std::size_t rows = static_cast<std::size_t>(batch_.heads) * static_cast<std::size_t>(queries_);
+    const std::size_t rows = static_cast<std::size_t>(batch_.heads) *
+                             static_cast<std::size_t>(batch_.sequences) *
+                             static_cast<std::size_t>(batch_.queries);
     const std::size_t dim = static_cast<std::size_t>(batch_.head_dim);
     std::mt19937 random(3);
     std::vector<std::int8_t> q(rows * dim);

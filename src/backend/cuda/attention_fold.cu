@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(32 * kFoldWarps) fold_kernel(const __grid_cons
   wait_for_earlier_kernels();
   let_later_kernels_start();
   if (index == 0 && lane == 0) *args.taken = 0;
-  if (!exists) return;
+  if (!exists || query.whole_parts < 0) return;
 
   RowState<kOutputs> anchors;
   anchors.clear();

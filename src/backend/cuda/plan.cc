@@ -28,7 +28,9 @@ struct TileRange {
 
   std::int32_t count() const { return std::max(end - first, 0); }
   std::int32_t first_chunk() const { return first / kChunkTiles; }
-  std::int32_t end_chunk() const { return count() == 0 ? first_chunk() : (end + kChunkTiles - 1) / kChunkTiles; }
+  std::int32_t end_chunk() const {
+    return count() == 0 ? first_chunk() : (end + kChunkTiles - 1) / kChunkTiles;
+  }
 };
 
 /// Tiles of the context that some of `queries` queries from `position` on see.
@@ -45,7 +47,7 @@ class Planner {
   Planner(std::span<const AttentionSequence> sequences, const PlanShape& shape)
       : sequences_(sequences), shape_(shape), group_(shape.heads / shape.kv_heads) {
     few_.together = kColumnRows / group_;
-    many_.together = kRowsOfItem / group_;
+    many_.together = rows_of_item(shape.head_dim) / group_;
   }
 
   AttentionWork plan() {
@@ -71,6 +73,7 @@ class Planner {
     TileRange range;
     bool whole;
     std::int32_t tiles_from;  ///< a chunk
+    bool result = false;      ///< nothing is left to fold: an item makes the result
   };
 
   /// How sequences with few or many rows are cut.
@@ -158,7 +161,8 @@ class Planner {
 
   /// Of `items` equal items, those of a last round that would not keep the device busy.
   std::int64_t last_round(std::int64_t items) const {
-    const std::int64_t warps = static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
+    const std::int64_t warps =
+        static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
     const std::int64_t last = items % warps;
     return 2 * last <= warps ? last : 0;
   }
@@ -167,6 +171,7 @@ class Planner {
     const std::int64_t fair = many_.tiles() * shape_.kv_heads / shape_.multiprocessors;
     for (Row& row : many_.rows) {
       row.whole = row.range.count() <= std::max<std::int64_t>(fair, kChunkTiles);
+      row.result = row.whole && row.range.count() > 0 && sequences_[row.sequence].anchor_tokens == 0;
     }
   }
 
@@ -186,6 +191,9 @@ class Planner {
     };
     if (range.count() == 0) {
       // The queries see none of the context.
+    } else if (row.result) {
+      cut.items.push_back({row.slot, row.queries, block, range.first, range.end, -1, 1, settled});
+      whole_parts = -1;
     } else if (row.whole) {
       add(range.first, range.end, whole_parts);
     } else {
@@ -198,7 +206,7 @@ class Planner {
     }
     for (std::int32_t i = 0; i < row.queries; ++i) {
       PlannedQuery& query = queries_[static_cast<std::size_t>(row.slot + i)];
-      query.state = first_state + i;
+      query.state = row.result ? -1 : first_state + i;
       query.state_stride = row.queries;
       query.whole_parts = whole_parts;
       query.tile_parts = tile_parts;
@@ -273,8 +281,10 @@ class Planner {
   }
 
   AttentionWork pack() const {
+    std::size_t to_fold = queries_.size();
+    while (to_fold > 0 && queries_[to_fold - 1].whole_parts < 0) --to_fold;
     AttentionWork work{{},
-                       static_cast<std::int32_t>(queries_.size()),
+                       static_cast<std::int32_t>(to_fold),
                        static_cast<std::int32_t>(few_.items.size()),
                        static_cast<std::int32_t>(many_.items.size()),
                        states_};
@@ -282,7 +292,7 @@ class Planner {
     PlanHeader header{};
     header.items = work.items;
     header.row_items = work.row_items;
-    header.queries = work.queries;
+    header.queries = static_cast<std::int32_t>(queries_.size());
     append(work, few_.items);
     header.sequences_at = append(work, planned_);
     header.queries_at = append(work, queries_);
