@@ -10,10 +10,11 @@ void attention(const AttentionArgs& args, const DevicePlan& plan, float* workspa
       args,         {header, plan.items_at},         {workspace, args.heads, args.head_dim}, &header->taken,
       plan.queries, column_warp_bytes(args.head_dim)};
   if (plan.row_items > 0) {
-    launch_rows({columns.attention, columns.plan, columns.states, 0}, plan.row_items, stream);
+    launch_rows({columns.attention, columns.plan, columns.states, plan.row_items}, plan.multiprocessors,
+                stream);
   }
   if (plan.items > 0) launch_columns(columns, plan.multiprocessors, stream);
-  launch_fold(columns, plan.multiprocessors, stream);
+  if (plan.queries > 0) launch_fold(columns, plan.multiprocessors, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

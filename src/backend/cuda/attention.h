@@ -12,9 +12,9 @@ namespace fieldprint::backend::cuda {
 /// A recorded launch serves every plan with as many queries and row items: the number of items is read on the
 /// device. Plans of decode steps have no row items.
 struct DevicePlan {
-  void* buffer;  ///< the fold leaves it as it was uploaded
-  std::int32_t queries;
-  std::int32_t items;  ///< 0 for a plan that has none, else any number
+  void* buffer;          ///< the fold leaves it as it was uploaded
+  std::int32_t queries;  ///< AttentionWork::queries
+  std::int32_t items;    ///< 0 for a plan that has none, else any number
   std::int32_t row_items;
   std::int32_t items_at;
   std::int32_t multiprocessors;

@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(32 * kFoldWarps, kOutputs == 1 ? 3 : 5)
   // Here the items' states are complete.
   wait_for_earlier_kernels();
   if (index == 0 && lane == 0) *args.taken = 0;
-  if (!exists) return;
+  if (!exists || query.whole_parts < 0) return;
 
   // One loop over what has parts, so that the code is there once.
   RowState<kOutputs> anchors;

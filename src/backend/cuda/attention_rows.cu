@@ -1,299 +1,429 @@
-#include "backend/cuda/attention_rows.cuh"
 #include "backend/cuda/attention_rows.h"
+#include "backend/cuda/attention_rows_stages.cuh"
+#include "backend/cuda/attention_wgmma.cuh"
 #include "backend/cuda/bulk_copy.cuh"
+#include "backend/cuda/tensor_map.h"
+#include "backend/cuda/wgmma.cuh"
 
+/// A block of three warpgroups (two for large heads) of 64 query rows each, and a warp that brings what they
+/// need. A warpgroup multiplies, weighs, multiplies and folds one tile after the other; while it waits for
+/// the tensor cores, the others compute.
 namespace fieldprint::backend::cuda {
 namespace {
 
-constexpr int kWarps = kRowsOfItem / 16;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kMaxStages = 4;
+/// Descriptor of rows of kSpan bytes, swizzled over kSpan bytes, in groups of 8 rows, `offset` bytes from
+/// `address`; neither carries into the upper word.
+template <int kSpan>
+__device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, int offset) {
+  constexpr std::uint32_t kUpper = std::uint32_t{kSpan == 128 ? 1 : 2} << 30 | (8 * kSpan) >> 4;
+  const std::uint32_t lower = (address >> 4 | 1U << 16) + static_cast<std::uint32_t>(offset >> 4);
+  return std::uint64_t{kUpper} << 32 | lower;
+}
 
-/// Pages of the block's item, in order, through a ring of stages that all warps read.
-class Ring {
+__device__ __forceinline__ bool elected() {
+  std::uint32_t is;
+  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xFFFFFFFF;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(is));
+  return is != 0;
+}
+
+__device__ __forceinline__ float4 load_shared(std::uint32_t address) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address));
+  return x;
+}
+__device__ __forceinline__ void store_shared(std::uint32_t address, const float4& x) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z),
+               "f"(x.w)
+               : "memory");
+}
+
+/// One thread of a warpgroup. What is seldom needed is not in registers but in the thread's own places in
+/// shared memory: the row's state, and more.
+template <int kPad>
+class Consumer {
  public:
-  __device__ Ring(const RowsArgs& args, const PlannedItem& item, std::int32_t kv_head, std::uint8_t* pages,
-                  std::uint64_t* barriers)
-      : pages_(pages),
-        full_(barriers),
-        empty_(barriers + kMaxStages),
-        bytes_(static_cast<std::uint32_t>(page_size(args.attention.head_dim))),
-        stages_(args.stages),
-        from_(args.attention.kv.pool + args.attention.kv.layer_offset +
-              static_cast<std::int64_t>(kv_head) * bytes_),
-        block_stride_(args.attention.kv.block_stride),
-        blocks_(args.plan.blocks() + item.block),
-        tile_(item.first_tile),
-        end_(item.end_tile) {}
+  using S = RowsShape<kPad>;
 
-  __device__ void init() {
-    for (int s = 0; s < stages_; ++s) {
-      barrier_init(full_ + s, 1);
-      barrier_init(empty_ + s, kWarps);
+  __device__ Consumer(const RowsArgs& args, RowsShared<S> shared, int group)
+      : args_(args),
+        shared_(shared),
+        group_(group),
+        own_(shared.places() + group * 128 * S::kPlaces * 16 + lane() * 16) {}
+
+  __device__ void attend(const RowsTask& task) {
+    start(task);
+    const std::int32_t end = task.item.end_tile;
+    // Tiles with none of these bits begin a chunk.
+    const std::int32_t chunk_mask = task.item.context != 0 ? exact::kChunkTiles - 1 : 0x7FFFFFFF;
+    bool first_chunk = true;
+    bool first = true;
+    for (std::int32_t t = task.item.first_tile; t < end; ++t) {
+      append(t, first, t + 1 == end);
+      first = ((t + 1) & chunk_mask) == 0;
+      if (first || t + 1 == end) {
+        end_chunk(first_chunk, t + 1 == end);
+        first_chunk = false;
+      }
     }
-    barrier_init_fence();
+    store(task);
   }
-
-  /// One thread fills the ring, and then each stage that has become empty.
-  __device__ void fill() {
-    block_ = blocks_[tile_];
-    for (int s = 0; s < stages_; ++s) copy(s);
-  }
-  __device__ void refill(int stage, std::uint32_t parity) {
-    if (tile_ >= end_) return;
-    barrier_wait(empty_ + stage, parity);
-    copy(stage);
-  }
-
-  __device__ const std::uint8_t* wait(int stage, std::uint32_t parity) {
-    barrier_wait(full_ + stage, parity);
-    return pages_ + stage * bytes_;
-  }
-  __device__ void release(int stage) { barrier_arrive(empty_ + stage); }
 
  private:
-  __device__ void copy(int stage) {
-    if (tile_ >= end_) return;
-    barrier_expect(full_ + stage, bytes_);
-    bulk_copy(pages_ + stage * bytes_, from_ + block_ * block_stride_, bytes_, full_ + stage);
-    ++tile_;
-    if (tile_ < end_) block_ = blocks_[tile_];
+  static constexpr int kSoftmaxPlace = S::kPlaces - 3;  ///< the row's references and denominators
+  static constexpr int kChunkPlace = S::kPlaces - 2;    ///< the chunk's
+  static constexpr int kRowPlace =
+      S::kPlaces - 1;  ///< tokens that all rows of the warp see; the sink's references
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 128; }
+  __device__ bool odd_lane() const { return (own_ & 16U) != 0; }
+  __device__ std::uint32_t place(int index) const { return own_ + 128 * 16 * index; }
+  /// Of the block's rows, the lane's two.
+  __device__ int row_of(int r) const {
+    return group_ * kGroupRows + lane() / 32 * 16 + lane() % 32 / 4 + 8 * r;
   }
 
-  std::uint8_t* pages_;
-  std::uint64_t* full_;
-  std::uint64_t* empty_;
-  std::uint32_t bytes_;
-  int stages_;
-  const std::uint8_t* from_;
-  std::int64_t block_stride_;
-  const std::int32_t* blocks_;
-  int tile_;
-  int end_;
-  std::int64_t block_ = 0;
-};
-
-/// Where a block's row lies; query null where there is no such row.
-struct Place {
-  const PlannedQuery* query;
-  std::int64_t state;
-  std::int32_t head;
-};
-
-__device__ Place place_of(const RowsArgs& args, const PlannedItem& item, std::int32_t kv_head, int row) {
-  const std::int32_t group = args.attention.heads / args.attention.kv_heads;
-  const std::int32_t query = row / group;
-  if (query >= item.queries) return {nullptr, 0, 0};
-  return {args.plan.queries() + item.first_query + query, item.state + query, kv_head * group + row % group};
-}
-
-template <typename Tile>
-__device__ void load_queries(const RowsArgs& args, const PlannedItem& item, const Place (&places)[2],
-                             const Tile& tile, typename Tile::Queries& queries) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    typename Tile::Row& row = queries.rows[r];
-    const PlannedQuery* query = places[r].query;
-    row = {0.0F, 0, 0x7FFFFFFF};
-    std::int64_t index = 0;
-    if (query != nullptr) {
-      index = static_cast<std::int64_t>(query->token) * args.attention.heads + places[r].head;
-      row.scale = args.attention.q_scale[index];
-      const SeenRange seen = seen_range(args.plan, args.attention.window, item, *query);
-      row.first = seen.first;
-      row.last = seen.last;
-    }
-#pragma unroll
-    for (int h = 0; h < Tile::kSlices; ++h) {
-      const int at = 64 * h + 16 * tile.c;
-      uint4 words = make_uint4(0, 0, 0, 0);
-      if (query != nullptr && at < tile.dim) {
-        words = *reinterpret_cast<const uint4*>(args.attention.q + index * tile.dim + at);
-      }
-      queries.q[h][r][0] = words.x;
-      queries.q[h][r][1] = words.y;
-      queries.q[h][r][2] = words.z;
-      queries.q[h][r][3] = words.w;
-    }
+  __device__ RowSoftmax load_softmax(int index) const {
+    const float4 x = load_shared(place(index));
+    return {{x.x, x.y}, {x.z, x.w}};
   }
-}
-
-/// The states of chunks, groups and the row. The chunk's is in registers, the group's in shared memory, each
-/// thread with a column of its own, and the row's where the fold will read it.
-template <typename Tile>
-class Folder {
- public:
-  static constexpr int kFloats = Tile::kOutputs + 4;
-  typename Tile::State chunk;
-
-  __device__ Folder(const StateView& states, const Place (&places)[2], const Tile& tile, float* group)
-      : states_(states), places_(places), tile_(tile), group_(group) {
-    chunk.clear();
+  __device__ void store_softmax(int index, const RowSoftmax& x) const {
+    store_shared(place(index),
+                 make_float4(x.reference[0], x.reference[1], x.denominator[0], x.denominator[1]));
   }
 
-  __device__ void end_chunk() {
-    if (has_group_) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        factors_[r] = merge_factors(at(r), chunk.maximum[r]);
-        at(r) = factors_[r].maximum;
-        at(2 + r) = merge(at(2 + r), chunk.denominator[r], factors_[r]);
-      }
-#pragma unroll
-      for (int i = 0; i < Tile::kOutputs; ++i) {
-        at(4 + i) = merge(at(4 + i), chunk.output[i], factors_[Tile::row_of(i)]);
-      }
-    } else {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        at(r) = chunk.maximum[r];
-        at(2 + r) = chunk.denominator[r];
-      }
-#pragma unroll
-      for (int i = 0; i < Tile::kOutputs; ++i) at(4 + i) = chunk.output[i];
-    }
-    has_group_ = true;
-    chunk.clear();
+  __device__ SeenRange seen_of(int r) const {
+    const float4 info = load_shared(shared_.info(row_of(r)));
+    return {__float_as_int(info.z), __float_as_int(info.w)};
   }
 
-  __device__ void end_group() {
-    if (!has_group_) return;
+  /// The rows of a new task.
+  __device__ void start(const RowsTask& task) {
+    wait_for(shared_.queries_full(), queries_parity_);
+    queries_parity_ ^= 1U;
+    SeenRange all{0, 0x7FFFFFFF};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (places_[r].query != nullptr) store_row(r);
+      const float4 info = load_shared(shared_.info(row_of(r)));
+      rows_.unit[r] = info.x;
+      rows_.floor[r] = __float_as_int(info.y);
+      all.first = max(all.first, __float_as_int(info.z));
+      all.last = min(all.last, __float_as_int(info.w));
     }
-    has_group_ = false;
-    has_row_ = true;
+    float sink[2] = {};
+    if (task.item.state < 0) attend_sink(task, sink);
+    all.first = __reduce_max_sync(kAllLanes, all.first);
+    all.last = __reduce_min_sync(kAllLanes, all.last);
+    store_shared(place(kRowPlace),
+                 make_float4(__int_as_float(all.first), __int_as_float(all.last), sink[0], sink[1]));
   }
 
- private:
-  __device__ float& at(int i) { return group_[i * kThreads]; }
+  __device__ const std::uint8_t* sink_page(const RowsTask& task) const {
+    const AttentionArgs& args = args_.attention;
+    const PlannedQuery& query = args_.plan.queries()[task.item.first_query];
+    const std::int64_t block = query.sink_block;
+    return args.kv.pool + block * args.kv.block_stride + args.kv.layer_offset +
+           static_cast<std::int64_t>(task.kv_head) * page_size(args.head_dim);
+  }
 
-  __device__ void store_row(int r) {
-    float* softmax = states_.softmax(places_[r].state, places_[r].head);
-    float* output = states_.output(places_[r].state, places_[r].head);
-    MergeFactors factors{at(r), 0.0F, 1.0F};
-    float denominator = at(2 + r);
-    if (has_row_) {
-      factors = merge_factors(softmax[0], at(r));
-      denominator = merge(softmax[1], denominator, factors);
-    }
-    // Four lanes have read it.
-    __syncwarp(0xFU << (4 * tile_.g));
-    if (tile_.c == 0) {
-      softmax[0] = factors.maximum;
-      softmax[1] = denominator;
-    }
+  /// References of the sink, a token with scale factors of its own; -inf where it is not seen.
+  __device__ void attend_sink(const RowsTask& task, float (&reference)[2]) const {
+    const AttentionArgs& args = args_.attention;
+    const int* key = reinterpret_cast<const int*>(sink_page(task));
+    int dot[2] = {};
 #pragma unroll
-    for (int i = 2 * r; i < Tile::kOutputs; i += 4) {
-      const int channel = Tile::channel(i, tile_.c);
-      if (channel >= tile_.dim) continue;
-      float2* pair = reinterpret_cast<float2*>(output + channel);
-      float2 next = make_float2(at(4 + i), at(5 + i));
-      if (has_row_) {
-        const float2 mine = *pair;
-        next.x = merge(mine.x, next.x, factors);
-        next.y = merge(mine.y, next.y, factors);
+    for (int i = 0; i < kPad / 16; ++i) {
+      const int word = 4 * i + lane() % 4;
+      if (4 * word >= args.head_dim) continue;
+      const int mine = key[word];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int row = row_of(r);
+        int query;
+        asm volatile("ld.shared.b32 %0, [%1];"
+                     : "=r"(query)
+                     : "r"(shared_.queries() + word / 32 * S::kSlabBytes + row * 128 +
+                           ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4));
+        dot[r] = __dp4a(mine, query, dot[r]);
       }
-      *pair = next;
+    }
+    const float factor = args.scales.sink[4 * task.kv_head + kSinkKeyScale];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 1);
+      dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 2);
+      // Without anchors a query sees as many tokens of the context as there are positions before it.
+      const bool seen = args.window == 0 || seen_of(r).last < args.window;
+      reference[r] =
+          seen ? __fmul_rn(__fmul_rn(__int2float_rn(dot[r]), rows_.unit[r]), factor) : no_reference();
     }
   }
 
-  const StateView& states_;
-  const Place (&places_)[2];
-  const Tile& tile_;
-  float* group_;
-  bool has_group_ = false;
-  bool has_row_ = false;
-  MergeFactors factors_[2];
+  /// Appends a tile to the chunk, or with `first` begins one with it. With `last`, which is the task's last
+  /// tile, hands the queries back as soon as they are done with.
+  __device__ void append(std::int32_t t, bool first, bool last) {
+    std::int32_t scores[kScores];
+    const float4 all = load_shared(place(kRowPlace));
+    wait_unit();
+    multiply_keys(scores);
+    AttentionWgmma<kTile>::template wait<0>(scores);
+    release_unit();
+    const std::int32_t start = t * kTile;
+    if (start < __float_as_int(all.x) || start + kTile > __float_as_int(all.y)) hide_unseen(start, scores);
+    if (last && elected()) arrive(shared_.queries_empty());
+
+    std::int32_t largest[2];
+    std::uint32_t weights[kWeightWords];
+    std::uint32_t lane_sums[2];
+    largest_scores(scores, largest);
+    weigh(scores, rows_, largest, weights, lane_sums);
+    RowSoftmax next;
+    quad_sums(lane_sums, next.denominator);
+    const bool nothing[2] = {largest[0] == kMasked, largest[1] == kMasked};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) next.reference[r] = __fmul_rn(__int2float_rn(largest[r]), rows_.unit[r]);
+    RowSoftmax chunk = load_softmax(kChunkPlace);
+    const Joins joins = join(chunk, next, first, nothing, odd_lane());
+    store_softmax(kChunkPlace, chunk);
+
+    std::int32_t sums[S::kOutputs];
+    wait_unit();
+    multiply_values(weights, sums);
+    AttentionWgmma<S::kChannels>::template wait<0>(sums);
+    release_unit();
+    join_tile(output_, sums, joins);
+  }
+
+  __device__ void multiply_keys(std::int32_t (&scores)[kScores]) const {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kPad / 32; ++k) {
+      const std::uint64_t a =
+          descriptor<128>(shared_.queries() + group_ * kGroupRows * 128, k / 4 * S::kSlabBytes + k % 4 * 32);
+      const std::uint64_t b = descriptor<S::kSpan>(shared_.unit(turn_.slot),
+                                                   32 * k / S::kSpan * kTile * S::kSpan + 32 * k % S::kSpan);
+      if (k == 0) {
+        AttentionWgmma<kTile>::start_shared(scores, a, b);
+      } else {
+        AttentionWgmma<kTile>::add_shared(scores, a, b);
+      }
+    }
+    wgmma_commit();
+  }
+
+  __device__ void multiply_values(const std::uint32_t (&weights)[kWeightWords],
+                                  std::int32_t (&sums)[S::kOutputs]) const {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kTile / 32; ++k) {
+      const std::uint64_t b =
+          descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * S::kChannels + k % 2 * 32);
+      if (k == 0) {
+        AttentionWgmma<S::kChannels>::start_weights(sums, weights, b);
+      } else {
+        AttentionWgmma<S::kChannels>::add_weights(sums, weights + 4 * k, b);
+      }
+    }
+    wgmma_commit();
+  }
+
+  __device__ void wait_unit() const { wait_for(shared_.full(turn_.slot), turn_.parity); }
+  __device__ void release_unit() {
+    if (elected()) arrive(shared_.empty(turn_.slot));
+    turn_.next();
+  }
+
+  __device__ void hide_unseen(std::int32_t start, std::int32_t (&scores)[kScores]) const {
+    const std::int32_t own = start + 2 * (lane() % 4);
+    const SeenRange seen[2] = {seen_of(0), seen_of(1)};
+    const std::int32_t first[2] = {seen[0].first - own, seen[1].first - own};
+    const std::int32_t last[2] = {seen[0].last - own, seen[1].last - own};
+    mask(scores, first, last);
+  }
+
+  /// Appends the chunk to the row, which is in the thread's places or, at the end, where the chunk was.
+  __device__ void end_chunk(bool first, bool end) {
+    const RowSoftmax chunk = load_softmax(kChunkPlace);
+    if (first) {
+      store_softmax(kSoftmaxPlace, chunk);
+    } else {
+      float4 row_output[S::kOutputs / 4];
+#pragma unroll
+      for (int n = 0; n < S::kOutputs / 4; ++n) row_output[n] = load_shared(place(n));
+      RowSoftmax row = load_softmax(kSoftmaxPlace);
+      const bool nothing[2] = {isinf(chunk.reference[0]) != 0, isinf(chunk.reference[1]) != 0};
+      const Joins joins = join(row, chunk, false, nothing, odd_lane());
+      store_softmax(kSoftmaxPlace, row);
+      join_chunk(row_output, joins);
+    }
+    if (end) return;
+#pragma unroll
+    for (int n = 0; n < S::kOutputs / 4; ++n) {
+      store_shared(place(n),
+                   make_float4(output_[4 * n], output_[4 * n + 1], output_[4 * n + 2], output_[4 * n + 3]));
+    }
+  }
+
+  /// The outputs become those of `mine` and the part that they were.
+  __device__ void join_chunk(const float4 (&mine)[S::kOutputs / 4], const Joins& joins) {
+#pragma unroll
+    for (int n = 0; n < S::kOutputs / 4; ++n) {
+      const float4 sum = join_outputs(mine[n], output_ + 4 * n, joins);
+      output_[4 * n] = sum.x;
+      output_[4 * n + 1] = sum.y;
+      output_[4 * n + 2] = sum.z;
+      output_[4 * n + 3] = sum.w;
+    }
+  }
+
+  __device__ void store(const RowsTask& task) {
+    const RowSoftmax softmax = load_softmax(kSoftmaxPlace);
+    const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
+    const std::int32_t channels = args_.attention.head_dim - task.pass * S::kChannels;
+    const bool is_result = task.item.state < 0;
+    if (is_result) finish(task, softmax);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::int32_t query = row_of(r) / group;
+      const std::int32_t head = task.kv_head * group + row_of(r) % group;
+      if (query >= task.item.queries) continue;
+      float* to = nullptr;
+      if (is_result) {
+        const std::int64_t row =
+            static_cast<std::int64_t>(args_.plan.queries()[task.item.first_query + query].token) *
+                args_.attention.heads +
+            head;
+        to = args_.attention.out + row * args_.attention.head_dim;
+        if (lane() % 4 == 0 && task.pass == 0) args_.attention.anchor_mass[row] = 0.0F;
+      } else {
+        const std::int64_t state = task.item.state + query;
+        to = args_.states.output(state, head);
+        if (lane() % 4 == 0 && task.pass == 0) {
+          *reinterpret_cast<float2*>(args_.states.softmax(state, head)) =
+              make_float2(softmax.reference[r], softmax.denominator[r]);
+        }
+      }
+      to += task.pass * S::kChannels + 2 * (lane() % 4);
+#pragma unroll
+      for (int n = 0; n < S::kOutputs / 4; ++n) {
+        if (8 * n >= channels) continue;
+        *reinterpret_cast<float2*>(to + 8 * n) =
+            make_float2(output_[4 * n + 2 * r], output_[4 * n + 2 * r + 1]);
+      }
+    }
+  }
+
+  /// From the state of a row's whole context to its result: the sink comes first, and there are no anchors.
+  __device__ void finish(const RowsTask& task, const RowSoftmax& context) {
+    const AttentionArgs& args = args_.attention;
+    const float4 row = load_shared(place(kRowPlace));
+    RowSoftmax sum{{row.z, row.w}, {}};
+    bool nothing[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      sum.denominator[r] = isinf(sum.reference[r]) ? kNothing : static_cast<float>(exact::kLargestWeight);
+      nothing[r] = isinf(context.reference[r]) != 0;
+    }
+    const bool no_sink[2] = {isinf(row.z) != 0, isinf(row.w) != 0};
+    const Joins joins = join(sum, context, false, nothing, odd_lane());
+    const float inverse[2] = {__frcp_rn(sum.denominator[0]), __frcp_rn(sum.denominator[1])};
+    const int channel = task.pass * S::kChannels + 2 * (lane() % 4);
+    const std::uint8_t* values = sink_page(task) + exact::kPageTokens * (args.head_dim + channel);
+    const float* scales = args.scales.v_scale + task.kv_head * args.head_dim + channel;
+    const float factor = args.scales.sink[4 * task.kv_head + kSinkValueScale];
+#pragma unroll
+    for (int n = 0; n < S::kOutputs / 4; ++n) {
+      if (channel + 8 * n >= args.head_dim) continue;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int value = static_cast<std::int8_t>(values[exact::kPageTokens * (8 * n + i)]);
+        const float sink = __fmul_rn(__int2float_rn(exact::kLargestWeight * value), factor);
+        const float scale = scales[8 * n + i];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float& output = output_[4 * n + 2 * r + i];
+          output = joins.fold(no_sink[r] ? kNothing : sink, output, r);
+          output = __fmul_rn(__fmul_rn(output, inverse[r]), scale);
+        }
+      }
+    }
+  }
+
+  const RowsArgs& args_;
+  RowsShared<S> shared_;
+  int group_;          ///< warpgroup
+  std::uint32_t own_;  ///< the thread's first place
+  Turn<S> turn_{};
+  std::uint32_t queries_parity_ = 0;
+  RowUnits rows_{};
+  float output_[S::kOutputs];  ///< of the chunk
 };
 
-template <int kPad, bool kExact>
-__global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant__ RowsArgs args) {
-  using Tile = RowTile<kPad, kExact>;
-  extern __shared__ __align__(128) std::uint8_t shared[];
-  const int dim = kExact ? kPad : args.attention.head_dim;
-  const std::int32_t index = static_cast<std::int32_t>(blockIdx.x);
-  const PlannedItem item = args.plan.row_items()[index / args.attention.kv_heads];
-  const std::int32_t kv_head = index % args.attention.kv_heads;
-  std::uint8_t* pages = shared;
-  std::uint64_t* barriers = reinterpret_cast<std::uint64_t*>(shared + args.stages * page_size(dim));
-  float* group = reinterpret_cast<float*>(barriers + 2 * kMaxStages) + threadIdx.x;
-
-  Ring ring(args, item, kv_head, pages, barriers);
-  if (threadIdx.x == 0) ring.init();
-  __syncthreads();
-  if (threadIdx.x == 0) ring.fill();
-
+template <int kPad>
+__global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
+    rows_kernel(const __grid_constant__ RowsArgs args, const __grid_constant__ RowsMaps maps) {
+  using S = RowsShape<kPad>;
+  extern __shared__ __align__(1024) std::uint8_t memory[];
+  const RowsShared<S> shared{shared_address(memory)};
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  Tile tile{pages, dim, lane / 4, lane % 4};
-  const Place places[2] = {place_of(args, item, kv_head, 16 * warp + tile.g),
-                           place_of(args, item, kv_head, 16 * warp + tile.g + 8)};
-  typename Tile::Queries queries;
-  load_queries(args, item, places, tile, queries);
-  // The warp's own tiles: what none of its rows sees is not worth computing.
-  std::int32_t first = 0x7FFFFFFF;
-  std::int32_t last = 0;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    if (places[r].query == nullptr) continue;
-    first = min(first, queries.rows[r].first);
-    last = max(last, queries.rows[r].last);
+  if (threadIdx.x == 0) {
+    for (int slot = 0; slot < S::kUnits; ++slot) {
+      start_barrier(shared.full(slot), 1);
+      start_barrier(shared.empty(slot), S::kConsumers / 32);
+    }
+    start_barrier(shared.queries_full(), 1);
+    start_barrier(shared.queries_empty(), S::kConsumers / 32);
+    barrier_init_fence();
   }
-  first = __reduce_min_sync(kAllLanes, first);
-  last = __reduce_max_sync(kAllLanes, last);
-
-  Folder<Tile> folder(args.states, places, tile, group);
-  int stage = 0;
-  std::uint32_t parity = 0;
-  for (int t = item.first_tile; t < item.end_tile; ++t) {
-    const int start = t * exact::kPageTokens;
-    tile.page = ring.wait(stage, parity);
-    // The stage before: by now the other warps have left it too, or soon will.
-    if (threadIdx.x == 0 && t > item.first_tile) {
-      ring.refill(stage == 0 ? args.stages - 1 : stage - 1, stage == 0 ? parity ^ 1U : parity);
-    }
-    __syncwarp();
-    if (start < last && start + exact::kPageTokens > first) tile.attend(queries, start, folder.chunk);
-    __syncwarp();
-    if (lane == 0) ring.release(stage);
-    if (++stage == args.stages) {
-      stage = 0;
-      parity ^= 1U;
-    }
-    const bool end = t + 1 == item.end_tile;
-    if (end || (item.context != 0 && (t + 1) % exact::kChunkTiles == 0)) folder.end_chunk();
-    if (end || (item.context != 0 && (t + 1) % exact::kGroupTiles == 0)) folder.end_group();
+  __syncthreads();
+  RowsTasks tasks{args.items * args.attention.kv_heads * S::kPasses};
+  if (warp >= S::kConsumers / 32) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    if (warp == S::kConsumers / 32) produce<S>(args, maps, shared, tasks);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kRegisters));
+    Consumer<kPad> consumer(args, shared, warp / 4);
+    for (RowsTask task; tasks.next<S>(args, task);) consumer.attend(task);
   }
 }
 
-constexpr int kSharedBytes = 227 * 1024;
-
-template <int kPad, bool kExact>
-void launch(RowsArgs args, std::int32_t items, Stream stream) {
-  const int page = static_cast<int>(page_bytes(args.attention.head_dim));
-  const int fixed = 2 * kMaxStages * 8 +
-                    Folder<RowTile<kPad, kExact>>::kFloats * kThreads * static_cast<int>(sizeof(float));
-  args.stages = min((kSharedBytes - fixed) / page, kMaxStages);
-  const int bytes = fixed + args.stages * page;
-  const auto kernel = rows_kernel<kPad, kExact>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention memory");
-  kernel<<<static_cast<unsigned>(items * args.attention.kv_heads), kThreads, static_cast<std::size_t>(bytes),
-           stream>>>(args);
+template <int kPad>
+void launch(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
+  using S = RowsShape<kPad>;
+  const AttentionArgs& attention = args.attention;
+  const std::uint64_t dim = static_cast<std::uint64_t>(attention.head_dim);
+  const std::uint64_t heads = static_cast<std::uint64_t>(attention.heads);
+  const std::uint64_t kv_heads = static_cast<std::uint64_t>(attention.kv_heads);
+  const std::uint64_t page = 2 * exact::kPageTokens * dim;
+  const std::uint64_t block = static_cast<std::uint64_t>(attention.kv.block_stride);
+  const std::uint8_t* keys = attention.kv.pool + attention.kv.layer_offset;
+  const std::uint8_t* values = keys + exact::kPageTokens * dim;
+  // Past a row's end come zeros. How many tokens and blocks there are is not known here.
+  constexpr std::uint64_t kAny = std::uint64_t{1} << 31;
+  const RowsMaps maps{
+      byte_map<3>(attention.q, {dim, heads, kAny}, {dim, heads * dim},
+                  {128, static_cast<std::uint32_t>(heads / kv_heads), 1}),
+      byte_map<4>(keys, {dim, exact::kPageTokens, kv_heads, kAny}, {dim, page, block},
+                  {S::kSpan, exact::kPageTokens, 1, 1}),
+      byte_map<4>(values, {exact::kPageTokens, dim, kv_heads, kAny}, {exact::kPageTokens, page, block},
+                  {exact::kPageTokens, S::kChannels, 1, 1})};
+  const auto kernel = rows_kernel<kPad>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes),
+        "attention memory");
+  const std::int32_t tasks = args.items * attention.kv_heads * S::kPasses;
+  kernel<<<static_cast<unsigned>(std::min(tasks, multiprocessors)), S::kThreads, S::kSharedBytes, stream>>>(
+      args, maps);
   check_launch("attention rows");
 }
 
 }  // namespace
 
-void launch_rows(const RowsArgs& args, std::int32_t items, Stream stream) {
+void launch_rows(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
   const std::int32_t dim = args.attention.head_dim;
-  if (dim == 64) return launch<64, true>(args, items, stream);
-  if (dim == 128) return launch<128, true>(args, items, stream);
-  if (dim == 256) return launch<256, true>(args, items, stream);
-  if (dim < 64) return launch<64, false>(args, items, stream);
-  if (dim < 128) return launch<128, false>(args, items, stream);
-  return launch<256, false>(args, items, stream);
+  if (dim <= 64) return launch<64>(args, multiprocessors, stream);
+  if (dim <= 128) return launch<128>(args, multiprocessors, stream);
+  launch<256>(args, multiprocessors, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

@@ -3,251 +3,223 @@
 #include <cstdint>
 
 #include "backend/cuda/attention_state.cuh"
-#include "backend/cuda/attention_tile.cuh"
 
-/// One warp's work on one tile for 16 query rows, which are the rows of mma.m16n8k32: for prefill, where many
-/// rows meet each page. A lane (g, c) = (lane / 4, lane % 4) has rows g and g + 8 and of both the tokens
-/// 16c … 16c + 15: the order of K's rows in the products is chosen so, because then the weights already lie
-/// as the operand of the second product.
+/// A warp's arithmetic on a tile of 128 tokens for 16 query rows, as wgmma's accumulators lie: lane 4g + t
+/// has rows g and g + 8, and of both the scores of tokens (the outputs of channels) 8n + 2t and 8n + 2t + 1;
+/// element 4n + i belongs to the lane's row i / 2.
 namespace fieldprint::backend::cuda {
+namespace {
 
-/// kPad: 64, 128 or 256, at least the head size, and equal to it where kExact.
-template <int kPad, bool kExact>
-struct RowTile {
-  static constexpr int kSlices = kPad / 64;
-  static constexpr int kOutputs = kPad / 2;
-  static constexpr int kTokens = 16;
+constexpr int kTile = exact::kTileTokens;
+constexpr int kScores = kTile / 2;                    ///< of a lane
+constexpr int kWeightWords = kScores / 4;             ///< its weights, four to a word
+constexpr std::int32_t kMasked = -(1 << 30);          ///< below every score, far enough for weight 0
+constexpr std::int32_t kScoreMagicBits = 0x4B400000;  ///< of kScoreMagic
 
-  /// Positions of the segment that a row sees.
-  struct Row {
-    float scale;
-    std::int32_t first;
-    std::int32_t last;
-  };
-  struct Queries {
-    Row rows[2];
-    std::uint32_t q[kSlices][2][4];
-  };
-  /// Output i is of row (i / 2) % 2.
-  struct State {
-    float maximum[2];
-    float denominator[2];
-    float output[kOutputs];
+/// What the scores of a lane's two rows are turned into weights with.
+struct RowUnits {
+  float unit[2];          ///< log2 units of a score of 1
+  std::int32_t floor[2];  ///< kScoreMagicBits less the distance at which scores are clamped
+};
 
-    __device__ void clear() {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        maximum[r] = no_maximum();
-        denominator[r] = kNothing;
-      }
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) output[i] = kNothing;
-    }
-  };
-  __device__ static int row_of(int i) { return (i >> 1) & 1; }
-  __device__ static int channel(int i, int c) { return 8 * (i >> 2) + 2 * c + (i & 1); }
+constexpr std::uint32_t both_halves(std::uint32_t half) { return half | half << 16; }
+constexpr std::uint32_t kC2 = both_halves(0x5333);  // kWeightC2 and so on as halves
+constexpr std::uint32_t kC1 = both_halves(0xD961);
+constexpr std::uint32_t kC0 = both_halves(0x5DC2);
+constexpr std::uint32_t kWhole = both_halves(0x6400);  // 1024, which leaves integers in the low byte
+static_assert(exact::kWeightC2 == 57.59375F && exact::kWeightC1 == -172.125F && exact::kWeightC0 == 368.5F);
 
-  using Scores = float[2][kTokens];
+__device__ __forceinline__ std::uint32_t half2_fma(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t d;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
 
-  const std::uint8_t* page;
-  int dim;
-  int g;
-  int c;
+/// exact::attention_weight of two scores, in the low byte of each half, from the floats whose low halves are
+/// the exponents.
+__device__ __forceinline__ std::uint32_t two_weights(float first, float second) {
+  const std::uint32_t power = __byte_perm(float_to_bits(first), float_to_bits(second), 0x5410);
+  std::uint32_t u;  // (power & 0x03FF03FF) | 0x3C003C00, in one instruction
+  asm("lop3.b32 %0, %1, 0x03FF03FF, %2, 0xEA;" : "=r"(u) : "r"(power), "r"(0x3C003C00U));
+  const std::uint32_t g = half2_fma(half2_fma(kC2, u, kC1), u, kC0);
+  return half2_fma(power, g, kWhole);
+}
 
-  /// score = float(Σ q·k), exact: sums begin at the bits of 1.5·2^23, and |Σ| ≤ 2^22.
-  __device__ void products(const Queries& queries, Scores& score) const {
-    // Column g of the products of pair p (two neighbouring tokens of each lane) is this token.
-    const std::uint8_t* keys = page + (16 * (g >> 1) + (g & 1)) * dim + 16 * c;
+__device__ __forceinline__ std::int32_t quad_max(std::int32_t x) {
+  x = max(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return max(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+
+/// Largest scores of the two rows.
+__device__ __forceinline__ void largest_scores(const std::int32_t (&s)[kScores], std::int32_t (&largest)[2]) {
+  std::int32_t part[4] = {s[0], s[2], s[4], s[6]};
 #pragma unroll
-    for (int p = 0; p < kTokens / 2; ++p) {
-      Accumulators sums;
+  for (int n = 0; n < kScores / 4; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sums.x[i] = __float_as_int(exact::kRoundMagic);
-#pragma unroll
-      for (int h = 0; h < kSlices; ++h) {
-        if (!kExact && 64 * h >= dim) continue;
-        const Slice k = load_slice(keys + 2 * p * dim + 64 * h, kExact || 64 * h + 16 * c < dim);
-#pragma unroll
-        for (int s = 0; s < 4; s += 2) {
-          mma_s8(sums, queries.q[h][0][s], queries.q[h][1][s], queries.q[h][0][s + 1], queries.q[h][1][s + 1],
-                 k.w[s], k.w[s + 1]);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        score[i >> 1][2 * p + (i & 1)] = __fsub_rn(__int_as_float(sums.x[i]), exact::kRoundMagic);
-      }
+    for (int r = 0; r < 2; ++r) {
+      std::int32_t& mine = part[2 * (n & 1) + r];
+      mine = __vimax3_s32(s[4 * n + 2 * r], s[4 * n + 2 * r + 1], mine);
     }
   }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) largest[r] = quad_max(max(part[r], part[2 + r]));
+}
 
-  /// The scales of eight of the lane's tokens.
-  __device__ void load_scales(int half, bool of_values, float (&scales)[8]) const {
-    const Slice pairs = load_slice(
-        page + 128 * dim + (of_values ? 2 * exact::kPageTokens : 0) + 2 * (kTokens * c + 8 * half), true);
+/// Turns scores into weights, which are the A operand of the product with V: four words for each 32 tokens;
+/// word w is of row w % 2. `sums`: of the lane's weights of each row.
+__device__ __forceinline__ void weigh(const std::int32_t (&s)[kScores], const RowUnits& rows,
+                                      const std::int32_t (&largest)[2],
+                                      std::uint32_t (&weights)[kWeightWords], std::uint32_t (&sums)[2]) {
+  std::int32_t shift[2];
+  float base[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    shift[r] = kScoreMagicBits - largest[r];
+    base[r] = __fmaf_rn(rows.unit[r], -exact::kScoreMagic, exact::kExponentBase);  // exact
+    sums[r] = 0;
+  }
+#pragma unroll
+  for (int w = 0; w < kWeightWords; ++w) {
+    const int r = w & 1;
+    const int first = 16 * (w >> 2) + 8 * ((w >> 1) & 1) + 2 * r;
+    float t[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      scales[2 * i] = bf16_low(pairs.w[i]);
-      scales[2 * i + 1] = bf16_high(pairs.w[i]);
+      // The maximum is subtracted, the difference clamped and made a float by one instruction.
+      const std::int32_t bits = __viaddmax_s32(s[first + 4 * (i >> 1) + (i & 1)], shift[r], rows.floor[r]);
+      t[i] = __fmaf_rn(__int_as_float(bits), rows.unit[r], base[r]);
     }
+    weights[w] = __byte_perm(two_weights(t[0], t[1]), two_weights(t[2], t[3]), 0x6420);
+    sums[r] = __dp4a(weights[w], 0x01010101U, sums[r]);
   }
+}
 
-  __device__ bool hidden(const Row& row, int start, int i) const {
-    const int token = start + kTokens * c + i;
-    return token < row.first || token >= row.last;
+/// Sums over the quad.
+__device__ __forceinline__ void quad_sums(const std::uint32_t (&lane)[2], float (&sums)[2]) {
+  // Both are below 2^16: one word holds them.
+  std::uint32_t pair = lane[0] + lane[1] * 0x10000U;
+  pair += __shfl_xor_sync(kAllLanes, pair, 1);
+  pair += __shfl_xor_sync(kAllLanes, pair, 2);
+  sums[0] = __uint2float_rn(pair & 0xFFFFU);
+  sums[1] = __uint2float_rn(pair >> 16);
+}
+
+/// Hides the tokens outside [first, last) of each row, counted from this lane's first token of the tile.
+__device__ __forceinline__ void mask(std::int32_t (&s)[kScores], const std::int32_t (&first)[2],
+                                     const std::int32_t (&last)[2]) {
+#pragma unroll
+  for (int i = 0; i < kScores; ++i) {
+    const int r = (i >> 1) & 1;
+    const int token = 8 * (i >> 2) + (i & 1);
+    if (token < first[r] || token >= last[r]) s[i] = kMasked;
   }
+}
 
-  struct Softmax {
-    float maximum[2];
-    float denominator[2];
-    float unit[2];
+/// References and denominators of a lane's two rows. A row of nothing has reference -inf.
+struct RowSoftmax {
+  float reference[2];
+  float denominator[2];
+};
+
+/// How a part joins a lane's two rows; the kind is the same for a whole warp.
+struct Joins {
+  enum Kind : std::uint8_t {
+    kCopy,    ///< the part is the first one
+    kAdd,     ///< times a factor it is added
+    kGeneral  ///< either, or what was there is scaled, or there is nothing to join, as the flags say
   };
-  /// The weights' digits as operand A: word s of row r holds four tokens.
-  struct Digits {
-    std::uint32_t high[2][4];
-    std::uint32_t low[2][4];
-  };
+  Kind kind;
+  std::uint32_t flags;  ///< bit r: row r is raised; bit 2 + r: nothing joins it; bit 4: the part is the first
+  float factor[2];
 
-  /// Scores to weights p·v_scale, which take their place, and what is known of them.
-  __device__ void weights(const Queries& queries, int start, bool partial, Scores& score, Softmax& softmax,
-                          float (&largest)[2]) const {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) softmax.maximum[r] = no_maximum();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float scales[8];
-      load_scales(half, false, scales);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          float& s = score[r][8 * half + i];
-          s = __fmul_rn(s, __fmul_rn(queries.rows[r].scale, scales[i]));
-          if (partial && hidden(queries.rows[r], start, 8 * half + i)) s = no_maximum();
-          softmax.maximum[r] = fmaxf(softmax.maximum[r], s);
-        }
-      }
-    }
-#pragma unroll
-    for (int lanes = 2; lanes >= 1; lanes /= 2) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        softmax.maximum[r] = fmaxf(softmax.maximum[r], __shfl_xor_sync(kAllLanes, softmax.maximum[r], lanes));
-      }
-    }
-    // Sums of the bits of 2^23 + p·2^23: the magic number leaves at the end.
-    std::uint32_t denominator[2] = {0, 0};
-    largest[0] = largest[1] = 0.0F;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float scales[8];
-      load_scales(half, true, scales);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          float& w = score[r][8 * half + i];
-          float p = exp2_below_one(__fsub_rn(w, softmax.maximum[r]));
-          if (partial && hidden(queries.rows[r], start, 8 * half + i)) p = 0.0F;
-          denominator[r] += float_to_bits(__fmaf_rn(p, exact::kDenominatorOne, exact::kMagic23));
-          w = __fmul_rn(p, scales[i]);
-          largest[r] = fmaxf(largest[r], w);
-        }
-      }
-    }
-#pragma unroll
-    for (int lanes = 2; lanes >= 1; lanes /= 2) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        largest[r] = fmaxf(largest[r], __shfl_xor_sync(kAllLanes, largest[r], lanes));
-        denominator[r] += __shfl_xor_sync(kAllLanes, denominator[r], lanes);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const std::uint32_t sum = denominator[r] - exact::kPageTokens * exact::kMagic23Bits;
-      softmax.denominator[r] = __fmul_rn(__int2float_rn(static_cast<std::int32_t>(sum)), 0x1p-23F);
-    }
-  }
-
-  /// The two quotients of each row, a lane one of the four, and the integer weights.
-  __device__ Digits quantise_weights(const Scores& weight, const float (&largest)[2],
-                                     Softmax& softmax) const {
-    const float mine = (c & 1) == 0 ? largest[0] : largest[1];
-    const bool unit = (c & 2) != 0;
-    const float quotient = __fdiv_rn(unit ? mine : exact::kWeightMax, unit ? exact::kWeightMax : mine);
-    Digits digits;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float ratio = __shfl_sync(kAllLanes, quotient, r, 4);
-      softmax.unit[r] = __shfl_sync(kAllLanes, quotient, r + 2, 4);
-      if (largest[r] < exact::kSmallestWeight) ratio = softmax.unit[r] = 0.0F;
-      if (isinf(softmax.maximum[r])) {
-        // Nothing seen: with weights 0 and unit -0 the outputs come out as those of the empty state.
-        softmax.maximum[r] = no_maximum();
-        softmax.denominator[r] = kNothing;
-        ratio = 0.0F;
-        softmax.unit[r] = kNothing;
-      }
-#pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        std::uint32_t integer[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          integer[i] = float_to_bits(__fmaf_rn(weight[r][4 * s + i], ratio, exact::kMagic23));
-        }
-        const std::uint32_t first = __byte_perm(integer[0], integer[1], 0x5140);
-        const std::uint32_t second = __byte_perm(integer[2], integer[3], 0x5140);
-        digits.high[r][s] = __byte_perm(first, second, 0x7632);
-        digits.low[r][s] = __byte_perm(first, second, 0x5410);
-      }
-    }
-    return digits;
-  }
-
-  /// Appends the tile to the state.
-  __device__ void attend(const Queries& queries, int start, State& state) const {
-    bool partial = false;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      partial |= queries.rows[r].first > start || queries.rows[r].last < start + exact::kPageTokens;
-    }
-    partial = __any_sync(kAllLanes, partial);
-
-    Scores score;
-    products(queries, score);
-    Softmax softmax;
-    float largest[2];
-    weights(queries, start, partial, score, softmax, largest);
-    const Digits digits = quantise_weights(score, largest, softmax);
-    MergeFactors factors[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      factors[r] = merge_factors(state.maximum[r], softmax.maximum[r]);
-      state.maximum[r] = factors[r].maximum;
-      state.denominator[r] = merge(state.denominator[r], softmax.denominator[r], factors[r]);
-    }
-    const std::uint8_t* values = page + exact::kPageTokens * (dim + g) + 16 * c;
-#pragma unroll
-    for (int b = 0; b < kPad / 8; ++b) {
-      if (!kExact && 8 * b >= dim) continue;
-      const Slice v = load_slice(values + 8 * exact::kPageTokens * b, true);
-      Accumulators sums[2] = {};
-#pragma unroll
-      for (int s = 0; s < 4; s += 2) {
-        mma_u8s8(sums[0], digits.low[0][s], digits.low[1][s], digits.low[0][s + 1], digits.low[1][s + 1],
-                 v.w[s], v.w[s + 1]);
-        mma_u8s8(sums[1], digits.high[0][s], digits.high[1][s], digits.high[0][s + 1], digits.high[1][s + 1],
-                 v.w[s], v.w[s + 1]);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const std::int32_t sum = sums[0].x[i] + 256 * sums[1].x[i];
-        const float next = __fmul_rn(__int2float_rn(sum), softmax.unit[i >> 1]);
-        float& output = state.output[4 * b + i];
-        output = merge(output, next, factors[i >> 1]);
-      }
-    }
+  __device__ bool first() const { return (flags & 16U) != 0; }
+  __device__ float fold(float mine, float next, int r) const {
+    const bool raised = (flags >> r & 1U) != 0;
+    const float sum = __fmaf_rn(raised ? mine : next, factor[r], raised ? next : mine);
+    return (flags >> (2 + r) & 1U) != 0 ? mine : sum;
   }
 };
 
+/// exp2 of two numbers that the four lanes of a quad share.
+__device__ __forceinline__ void quad_exp2(const float (&x)[2], bool odd_lane, float (&y)[2]) {
+  const float mine = exp2(odd_lane ? x[1] : x[0]);
+  y[0] = __shfl_sync(kAllLanes, mine, 0, 2);
+  y[1] = __shfl_sync(kAllLanes, mine, 1, 2);
+}
+
+/// Joins a part to rows, or with `first` takes it as the first one. Where it is `nothing`, what else it says
+/// does not count.
+__device__ __forceinline__ Joins join(RowSoftmax& mine, const RowSoftmax& next, bool first,
+                                      const bool (&nothing)[2], bool odd_lane) {
+  float x[2];
+  bool raised[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (first) {
+      mine.reference[r] = next.reference[r];
+      mine.denominator[r] = 0.0F;
+    }
+    raised[r] = next.reference[r] > __fadd_rn(mine.reference[r], exact::kFoldHeadroom);
+    x[r] = __fsub_rn(next.reference[r], mine.reference[r]);
+  }
+  Joins joins{first ? Joins::kCopy : Joins::kAdd, 0, {}};
+  const bool rare = __any_sync(kAllLanes, raised[0] || raised[1] || nothing[0] || nothing[1]) != 0;
+  if (rare) {
+    joins.kind = Joins::kGeneral;
+    joins.flags = first ? 16U : 0U;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (nothing[r]) {
+        joins.flags |= 4U << r;
+        if (first) mine.reference[r] = no_reference();
+      } else if (raised[r]) {
+        joins.flags |= 1U << r;
+        x[r] = -x[r];
+        mine.reference[r] = next.reference[r];
+      }
+    }
+  }
+  quad_exp2(x, odd_lane, joins.factor);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    mine.denominator[r] = rare ? joins.fold(mine.denominator[r], next.denominator[r], r)
+                               : __fmaf_rn(next.denominator[r], joins.factor[r], mine.denominator[r]);
+  }
+  return joins;
+}
+
+/// Joins a tile's sums to the chunk's outputs.
+template <int kCount>
+__device__ __forceinline__ void join_tile(float (&output)[kCount], const std::int32_t (&sums)[kCount],
+                                          const Joins& joins) {
+  if (joins.kind == Joins::kAdd) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      output[i] = __fmaf_rn(__int2float_rn(sums[i]), joins.factor[(i >> 1) & 1], output[i]);
+    }
+  } else if (joins.kind == Joins::kCopy) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) output[i] = __int2float_rn(sums[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      // -0 is what leaves every float as it is when added.
+      const float mine = joins.first() ? kNothing : output[i];
+      output[i] = joins.fold(mine, __int2float_rn(sums[i]), (i >> 1) & 1);
+    }
+  }
+}
+
+/// Joins a whole part's outputs to others of four neighbouring elements.
+__device__ __forceinline__ float4 join_outputs(const float4& mine, const float* next, const Joins& joins) {
+  if (joins.kind == Joins::kAdd) {
+    return make_float4(
+        __fmaf_rn(next[0], joins.factor[0], mine.x), __fmaf_rn(next[1], joins.factor[0], mine.y),
+        __fmaf_rn(next[2], joins.factor[1], mine.z), __fmaf_rn(next[3], joins.factor[1], mine.w));
+  }
+  return make_float4(joins.fold(mine.x, next[0], 0), joins.fold(mine.y, next[1], 0),
+                     joins.fold(mine.z, next[2], 1), joins.fold(mine.w, next[3], 1));
+}
+
+}  // namespace
 }  // namespace fieldprint::backend::cuda

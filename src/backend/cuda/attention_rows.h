@@ -6,18 +6,18 @@
 #include "backend/cuda/device.h"
 #include "backend/ops.h"
 
-/// Row items of the plan: a block of 128 query rows (queries × heads of a group) passes over its pages
-/// together. Bound by instructions: for prefill.
+/// Row items of the plan: a block of up to rows_of_item() query rows (queries × heads of a group) passes over
+/// its pages together, on the tensor cores. For prefill.
 namespace fieldprint::backend::cuda {
 
 struct RowsArgs {
   AttentionArgs attention;
   PlanView plan;
   StateView states;
-  std::int32_t stages;  ///< pages in shared memory
+  std::int32_t items;
 };
 
-/// Launches a block for each of `items` items and each KV head.
-void launch_rows(const RowsArgs& args, std::int32_t items, Stream stream);
+/// Each of `multiprocessors` blocks takes items of the plan, for one KV head after the other.
+void launch_rows(const RowsArgs& args, std::int32_t multiprocessors, Stream stream);
 
 }  // namespace fieldprint::backend::cuda

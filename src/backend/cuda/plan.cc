@@ -47,7 +47,7 @@ class Planner {
   Planner(std::span<const AttentionSequence> sequences, const PlanShape& shape)
       : sequences_(sequences), shape_(shape), group_(shape.heads / shape.kv_heads) {
     few_.together = kColumnRows / group_;
-    many_.together = kRowsOfItem / group_;
+    many_.together = rows_of_item(shape.head_dim) / group_;
   }
 
   AttentionWork plan() {
@@ -73,6 +73,7 @@ class Planner {
     TileRange range;
     std::int32_t chunks_from;
     std::int32_t tiles_from;
+    bool result = false;  ///< nothing is left to fold: an item makes the result
 
     bool whole() const { return chunks_from == range.end_chunk(); }
     std::int32_t tiles_after(std::int32_t chunk) const {
@@ -203,8 +204,11 @@ class Planner {
   void cut_many() {
     const std::int64_t fair = many_.tiles() * shape_.kv_heads / shape_.multiprocessors;
     for (Row& row : many_.rows) {
-      if (row.range.count() > std::max<std::int64_t>(fair, kChunkTiles))
+      if (row.range.count() > std::max<std::int64_t>(fair, kChunkTiles)) {
         row.chunks_from = row.range.first_chunk();
+      } else {
+        row.result = row.range.count() > 0 && sequences_[row.sequence].anchor_tokens == 0;
+      }
     }
   }
 
@@ -222,17 +226,22 @@ class Planner {
       states_ += row.queries;
       ++parts;
     };
-    const auto tile_of = [&](std::int32_t chunk) {
-      return std::clamp(chunk * kChunkTiles, range.first, std::max(range.first, range.end));
-    };
-    if (tile_of(row.chunks_from) > range.first) add(range.first, tile_of(row.chunks_from), whole_parts);
-    for (std::int32_t c = row.chunks_from; c < row.tiles_from; ++c) {
-      add(tile_of(c), tile_of(c + 1), whole_parts);
+    if (row.result) {
+      cut.items.push_back({row.slot, row.queries, block, range.first, range.end, -1, 1, settled});
+      whole_parts = -1;
+    } else {
+      const auto tile_of = [&](std::int32_t chunk) {
+        return std::clamp(chunk * kChunkTiles, range.first, std::max(range.first, range.end));
+      };
+      if (tile_of(row.chunks_from) > range.first) add(range.first, tile_of(row.chunks_from), whole_parts);
+      for (std::int32_t c = row.chunks_from; c < row.tiles_from; ++c) {
+        add(tile_of(c), tile_of(c + 1), whole_parts);
+      }
+      for (std::int32_t t = tile_of(row.tiles_from); t < range.end; ++t) add(t, t + 1, tile_parts);
     }
-    for (std::int32_t t = tile_of(row.tiles_from); t < range.end; ++t) add(t, t + 1, tile_parts);
     for (std::int32_t i = 0; i < row.queries; ++i) {
       PlannedQuery& query = queries_[static_cast<std::size_t>(row.slot + i)];
-      query.state = first_state + i;
+      query.state = row.result ? -1 : first_state + i;
       query.state_stride = row.queries;
       query.whole_parts = whole_parts;
       query.tile_parts = tile_parts;
@@ -306,8 +315,10 @@ class Planner {
   }
 
   AttentionWork pack() const {
+    std::size_t to_fold = queries_.size();
+    while (to_fold > 0 && queries_[to_fold - 1].whole_parts < 0) --to_fold;
     AttentionWork work{{},
-                       static_cast<std::int32_t>(queries_.size()),
+                       static_cast<std::int32_t>(to_fold),
                        static_cast<std::int32_t>(few_.items.size()),
                        static_cast<std::int32_t>(many_.items.size()),
                        0,
@@ -316,7 +327,7 @@ class Planner {
     PlanHeader header{};
     header.items = work.items;
     header.row_items = work.row_items;
-    header.queries = work.queries;
+    header.queries = static_cast<std::int32_t>(queries_.size());
     append(work, queries_);
     work.items_at = append(work, few_.items);
     header.row_items_at = append(work, many_.items);

@@ -32,7 +32,7 @@ struct PlannedQuery {
   float ceiling_odds;
   std::int32_t state;         ///< of its first part of the context
   std::int32_t state_stride;  ///< to the next part
-  std::int32_t whole_parts;   ///< the row, or chunks
+  std::int32_t whole_parts;   ///< that are not tiles; -1 where an item makes the result
   std::int32_t tile_parts;
   std::int32_t skipped_tiles;  ///< tiles of its chunk before the first tile part
   std::int32_t anchor_state;
@@ -49,19 +49,19 @@ struct PlannedItem {
   std::int32_t block;  ///< where the segment's blocks begin in the table, one a page
   std::int32_t first_tile;
   std::int32_t end_tile;
-  std::int32_t state;          ///< of the first query; the others' follow
+  std::int32_t state;          ///< of the first query, the others' follow; -1 for results instead
   std::int32_t context;        ///< 1 for the context, 0 for anchors
   std::int32_t settled_tiles;  ///< of the segment: this step writes none of their tokens
 };
 
 /// Query rows (queries × heads of a group) of an item, and of a row item, at most.
 inline constexpr std::int32_t kColumnRows = 16;
-inline constexpr std::int32_t kRowsOfItem = 128;
+constexpr std::int32_t rows_of_item(std::int32_t head_dim) { return head_dim <= 128 ? 192 : 128; }
 
 /// The head of the uploaded buffer; the queries follow it. Offsets are in bytes from its start.
 struct PlanHeader {
   std::int32_t items;      ///< of a few rows each, for decode steps
-  std::int32_t row_items;  ///< of up to kRowsOfItem rows, for prefill
+  std::int32_t row_items;  ///< of up to rows_of_item() rows, for prefill
   std::int32_t queries;
   std::int32_t row_items_at;
   std::int32_t blocks_at;
@@ -73,7 +73,7 @@ static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedQuery) % 16 == 0 &&
 
 struct AttentionWork {
   std::vector<std::byte> buffer;  ///< PlanHeader and what it points to
-  std::int32_t queries;
+  std::int32_t queries;           ///< that are to be folded, or come before such
   std::int32_t items;
   std::int32_t row_items;
   std::int32_t items_at;  ///< offset of the items

@@ -32,7 +32,7 @@ PlanHeader header_of(const AttentionWork& work) {
 }
 
 std::vector<PlannedQuery> queries_of(const AttentionWork& work) {
-  return array_at<PlannedQuery>(work, sizeof(PlanHeader), work.queries);
+  return array_at<PlannedQuery>(work, sizeof(PlanHeader), header_of(work).queries);
 }
 std::vector<PlannedItem> items_of(const AttentionWork& work) {
   return array_at<PlannedItem>(work, work.items_at, work.items);
@@ -96,8 +96,9 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
       EXPECT_LT(item.first_tile, item.end_tile);
       EXPECT_LE(item.queries * (shape.heads / shape.kv_heads), rows);
       for (std::int32_t q = 0; q < item.queries; ++q) {
-        auto [part, is_new] = visits[item.first_query + q].try_emplace(
-            item.state + q, Part{item.first_tile, item.end_tile, {}});
+        const std::int32_t state = item.state < 0 ? -1 : item.state + q;
+        auto [part, is_new] =
+            visits[item.first_query + q].try_emplace(state, Part{item.first_tile, item.end_tile, {}});
         EXPECT_TRUE(is_new) << "two items write one state";
         for (std::int32_t p = 2 * item.first_tile; p < 2 * item.end_tile; ++p) {
           part->second.blocks.push_back(blocks.at(static_cast<std::size_t>(item.block + p)));
@@ -106,7 +107,7 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
     }
   };
   visit(items_of(work), kColumnRows);
-  visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), kRowsOfItem);
+  visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), rows_of_item(shape.head_dim));
   return visits;
 }
 
@@ -150,7 +151,9 @@ std::vector<Part> take(std::map<std::int32_t, Part>& mine, std::int32_t state, s
 void expect_chunks(const std::vector<Part>& parts, const PlannedQuery& query) {
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parts.size()); ++p) {
     const Part& part = parts[static_cast<std::size_t>(p)];
-    if (p >= query.whole_parts) {
+    if (query.whole_parts < 0) {
+      EXPECT_EQ(parts.size(), 1U);
+    } else if (p >= query.whole_parts) {
       EXPECT_EQ(part.end, part.first + 1);
       EXPECT_EQ((part.first - (p - query.whole_parts)) % exact::kChunkTiles, query.skipped_tiles);
     } else if (p > 0) {
@@ -188,9 +191,12 @@ TEST(CudaPlan, EveryQueryMeetsEveryTileThatItSeesOnceInOrder) {
         const std::int32_t last = std::max(query.position - anchors, 0);
         const std::int32_t first =
             shape.window == 0 ? 0 : std::max(query.position - shape.window - anchors, 0);
-        expect_chunks(take(mine, query.state, query.state_stride, query.whole_parts + query.tile_parts,
-                           {first / 64, pages_of(last)}, sequence.blocks + 1 + pages_of(anchors)),
-                      query);
+        const bool is_result = query.whole_parts < 0;
+        EXPECT_TRUE(!is_result || (anchors == 0 && query.state == -1));
+        expect_chunks(
+            take(mine, query.state, query.state_stride, is_result ? 1 : query.whole_parts + query.tile_parts,
+                 {first / 64, pages_of(last)}, sequence.blocks + 1 + pages_of(anchors)),
+            query);
         take(mine, query.anchor_state, query.anchor_stride, query.anchor_parts,
              {0, pages_of(std::min(query.position, anchors))}, sequence.blocks + 1);
         EXPECT_TRUE(mine.empty()) << "an item that no query reads";
@@ -209,7 +215,7 @@ TEST(CudaPlan, StatesAreDistinct) {
     const AttentionWork work = plan_attention_work(batch.sequences, shape);
     std::set<std::int32_t> states;
     for (const auto& [slot, mine] : visits_of(work, shape)) {
-      for (const auto& [state, part] : mine) EXPECT_TRUE(states.insert(state).second);
+      for (const auto& [state, part] : mine) EXPECT_TRUE(state < 0 || states.insert(state).second);
     }
     EXPECT_TRUE(states.empty() || *states.rbegin() < work.states);
   }
@@ -243,6 +249,25 @@ TEST(CudaPlan, DecodeStepsHaveNoRowItems) {
   const AttentionWork work = plan_attention_work(sequences, {32, 8, 128, 0, 132});
   EXPECT_EQ(work.row_items, 0);
   EXPECT_GT(work.items, 0);
+}
+
+TEST(CudaPlan, OnlyWhatIsLeftToFoldIsFolded) {
+  std::vector<std::int32_t> table(600);
+  for (std::size_t b = 0; b < table.size(); ++b) table[b] = static_cast<std::int32_t>(b);
+  const auto sequence = [&](std::int32_t first_query, std::int32_t queries, std::int32_t anchors) {
+    return AttentionSequence{
+        first_query, queries, 5000, anchors, table.data(), 0.0F, std::numeric_limits<float>::infinity()};
+  };
+  const auto folded = [](const std::vector<AttentionSequence>& sequences) {
+    return plan_attention_work(sequences, {32, 8, 128, 0, 4}).queries;
+  };
+  EXPECT_EQ(folded({sequence(0, 600, 0)}), 0);
+  EXPECT_EQ(folded({sequence(0, 600, 100)}), 600);
+  EXPECT_EQ(folded({sequence(0, 600, 0), sequence(600, 1, 0)}), 601);
+  EXPECT_EQ(folded({sequence(0, 1, 0), sequence(1, 600, 0)}), 1);
+  // An item must not last longer than everything else.
+  const AttentionWork work = plan_attention_work(std::vector{sequence(0, 32, 0)}, {32, 8, 128, 0, 132});
+  EXPECT_EQ(work.queries, 32);
 }
 
 /// Decode steps of `count` sequences at one position; with `anchors` their preface is the same.

@@ -24,20 +24,34 @@ Encode find_encode() {
 
 }  // namespace
 
-CUtensorMap byte_matrix_map(const void* data, std::int64_t rows, std::int64_t row_bytes, Box box) {
+template <std::size_t kRank>
+CUtensorMap byte_map(const void* data, const std::array<std::uint64_t, kRank>& extent,
+                     const std::array<std::uint64_t, kRank - 1>& stride,
+                     const std::array<std::uint32_t, kRank>& box) {
   static const Encode encode = find_encode();
   CUtensorMap map{};
-  const cuuint64_t extent[2] = {static_cast<cuuint64_t>(row_bytes), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride[1] = {static_cast<cuuint64_t>(row_bytes)};
-  const cuuint32_t size[2] = {static_cast<cuuint32_t>(box.bytes), static_cast<cuuint32_t>(box.rows)};
-  const cuuint32_t step[2] = {1, 1};
+  std::array<std::uint32_t, kRank> step;
+  step.fill(1);
+  const CUtensorMapSwizzle swizzle = box[0] == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
   const CUresult result =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), extent, stride, size, step,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled of {} rows of {} bytes: error {}", rows, row_bytes,
-        static_cast<int>(result));
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, kRank, const_cast<void*>(data), extent.data(),
+             stride.data(), box.data(), step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled of {} dimensions, {} bytes innermost: error {}",
+        kRank, extent[0], static_cast<int>(result));
   return map;
+}
+template CUtensorMap byte_map<2>(const void*, const std::array<std::uint64_t, 2>&,
+                                 const std::array<std::uint64_t, 1>&, const std::array<std::uint32_t, 2>&);
+template CUtensorMap byte_map<3>(const void*, const std::array<std::uint64_t, 3>&,
+                                 const std::array<std::uint64_t, 2>&, const std::array<std::uint32_t, 3>&);
+template CUtensorMap byte_map<4>(const void*, const std::array<std::uint64_t, 4>&,
+                                 const std::array<std::uint64_t, 3>&, const std::array<std::uint32_t, 4>&);
+
+CUtensorMap byte_matrix_map(const void* data, std::int64_t rows, std::int64_t row_bytes, Box box) {
+  const std::uint64_t bytes = static_cast<std::uint64_t>(row_bytes);
+  return byte_map<2>(data, {bytes, static_cast<std::uint64_t>(rows)}, {bytes},
+                     {static_cast<std::uint32_t>(box.bytes), static_cast<std::uint32_t>(box.rows)});
 }
 
 }  // namespace fieldprint::backend::cuda

@@ -1,0 +1,249 @@
+#pragma once
+
+#include <cuda.h>
+
+#include <algorithm>
+
+#include "backend/cuda/attention_rows.cuh"
+#include "backend/cuda/attention_rows.h"
+
+/// What a block of row items has in shared memory, and the warp that brings it there: keys and values of one
+/// tile after the other through a ring of units, and the queries of an item.
+namespace fieldprint::backend::cuda {
+namespace {
+
+constexpr int kGroupRows = 64;  ///< query rows of a warpgroup
+
+/// kPad: 64, 128 or 256, at least the head size.
+template <int kPad>
+struct RowsShape {
+  static constexpr int kGroups = rows_of_item(kPad) / kGroupRows;  ///< warpgroups that compute
+  static constexpr int kRows = kGroups * kGroupRows;
+  static constexpr int kConsumers = 128 * kGroups;
+  static constexpr int kThreads = kConsumers + 128;
+  static constexpr int kRegisters = kGroups == 3 ? 160 : 240;  ///< of a consumer
+  static constexpr int kSpan = std::min(kPad, 128);            ///< bytes of a swizzled row of keys
+  static constexpr int kKeySlabs = kPad / kSpan;
+  static constexpr int kQuerySlabs = (kPad + 127) / 128;  ///< of 128 bytes a row
+  static constexpr int kChannels = kSpan;                 ///< of the output in one pass
+  static constexpr int kPasses = kPad / kChannels;
+  static constexpr int kOutputs = kChannels / 2;  ///< of a lane
+
+  static constexpr int kSlabBytes = kRows * 128;
+  static constexpr int kQueryBytes = kQuerySlabs * kSlabBytes;
+  static constexpr int kKeyBytes = kTile * kPad;
+  static constexpr int kValueBytes = kTile * kChannels;
+  static constexpr int kUnitBytes = std::max(kKeyBytes, kValueBytes);
+  static constexpr int kPlaces = kOutputs / 4 + 3;  ///< of 16 bytes, of a consuming thread
+  static constexpr int kPlacesBytes = kConsumers * kPlaces * 16;
+  static constexpr int kInfoBytes = kRows * 16;
+  static constexpr int kFixedBytes = kQueryBytes + kPlacesBytes + kInfoBytes + 256;
+  static constexpr int kUnits = std::min(8, (227 * 1024 - kFixedBytes) / kUnitBytes);
+  static_assert(kUnits >= 3);
+  static constexpr int kSharedBytes = kFixedBytes + kUnits * kUnitBytes;
+};
+
+/// Addresses in shared memory; the first one is a multiple of 1024.
+template <typename S>
+struct RowsShared {
+  std::uint32_t base;
+
+  __device__ std::uint32_t queries() const { return base; }
+  __device__ std::uint32_t unit(int slot) const { return base + S::kQueryBytes + slot * S::kUnitBytes; }
+  __device__ std::uint32_t places() const { return unit(S::kUnits); }
+  __device__ std::uint32_t info(int row) const { return places() + S::kPlacesBytes + 16 * row; }
+  __device__ std::uint32_t full(int slot) const { return info(S::kRows) + 8 * slot; }
+  __device__ std::uint32_t empty(int slot) const { return full(slot) + 8 * S::kUnits; }
+  __device__ std::uint32_t queries_full() const { return full(2 * S::kUnits); }
+  __device__ std::uint32_t queries_empty() const { return queries_full() + 8; }
+};
+
+__device__ __forceinline__ void start_barrier(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void wait_for(std::uint32_t barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+__device__ __forceinline__ void arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// Makes the phase wait for `bytes` bytes of copies.
+__device__ __forceinline__ void expect(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+struct PagePlace {
+  int byte;
+  int row;
+  int head;
+  int block;
+};
+__device__ __forceinline__ void copy_page(std::uint32_t to, const CUtensorMap* map, PagePlace at,
+                                          std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(map), "r"(at.byte), "r"(at.row), "r"(at.head), "r"(at.block), "r"(barrier)
+      : "memory");
+}
+
+struct QueryPlace {
+  int byte;
+  int head;
+  int token;
+};
+__device__ __forceinline__ void copy_query(std::uint32_t to, const CUtensorMap* map, QueryPlace at,
+                                           std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(map), "r"(at.byte), "r"(at.head), "r"(at.token), "r"(barrier)
+      : "memory");
+}
+
+/// A place in the ring of units: a tile's keys, its values, the keys of the next one.
+template <typename S>
+struct Turn {
+  int slot = 0;
+  std::uint32_t parity = 0;
+
+  __device__ void next() {
+    if (++slot == S::kUnits) {
+      slot = 0;
+      parity ^= 1U;
+    }
+  }
+};
+
+/// Work of a block: an item's rows for one KV head and, in one pass, some of the channels.
+struct RowsTask {
+  PlannedItem item;
+  std::int32_t kv_head;
+  std::int32_t pass;
+};
+
+/// A block's tasks, one in every round of the grid. As the longest come first, every second round goes
+/// backwards.
+struct RowsTasks {
+  std::int32_t count;
+  std::int32_t round = 0;
+
+  template <typename S>
+  __device__ bool next(const RowsArgs& args, RowsTask& task) {
+    const std::int32_t grid = static_cast<std::int32_t>(gridDim.x);
+    const std::int32_t block = static_cast<std::int32_t>(blockIdx.x);
+    const std::int32_t index = round * grid + (round % 2 != 0 ? grid - 1 - block : block);
+    if (index >= count) return false;
+    ++round;
+    const std::int32_t heads = args.attention.kv_heads * S::kPasses;
+    task = {args.plan.row_items()[index / heads], index % heads / S::kPasses, index % S::kPasses};
+    return true;
+  }
+};
+
+struct RowsMaps {
+  CUtensorMap queries;
+  CUtensorMap keys;
+  CUtensorMap values;
+};
+
+/// What rows are told: unit, floor (RowUnits) and the tokens that they see. A row that does not exist sees
+/// all.
+template <typename S>
+__device__ void bring_queries(const RowsArgs& args, const RowsMaps& maps, RowsShared<S> shared,
+                              const RowsTask& task) {
+  const PlannedItem& item = task.item;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int32_t group = args.attention.heads / args.attention.kv_heads;
+  const std::uint32_t full = shared.queries_full();
+  if (lane == 0) expect(full, item.queries * group * 128 * S::kQuerySlabs);
+  __syncwarp();
+  for (int query = lane; query < item.queries; query += 32) {
+    const PlannedQuery planned = args.plan.queries()[item.first_query + query];
+    const SeenRange seen = seen_range(args.attention.window, item, planned);
+    const std::int32_t head = task.kv_head * group;
+#pragma unroll
+    for (int s = 0; s < S::kQuerySlabs; ++s) {
+      copy_query(shared.queries() + s * S::kSlabBytes + query * group * 128, &maps.queries,
+                 {128 * s, head, planned.token}, full);
+    }
+    const std::int32_t* steps =
+        args.attention.q_step + static_cast<std::int64_t>(planned.token) * args.attention.heads + head;
+    for (int h = 0; h < group; ++h) {
+      asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared.info(query * group + h)),
+                   "r"(float_to_bits(score_unit(steps[h]))),
+                   "r"(kScoreMagicBits - exact::kScoreSpan / steps[h]), "r"(seen.first), "r"(seen.last)
+                   : "memory");
+    }
+  }
+  for (int row = item.queries * group + lane; row < S::kRows; row += 32) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %2};" ::"r"(shared.info(row)), "r"(0), "r"(0x7FFFFFFF)
+                 : "memory");
+  }
+  __syncwarp();
+  if (lane == 0) arrive(full);
+}
+
+/// One warp brings everything. The queries come when those of the task before are done with; some keys and
+/// values come before them.
+template <typename S>
+__device__ void produce(const RowsArgs& args, const RowsMaps& maps, RowsShared<S> shared, RowsTasks tasks) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  Turn<S> turn;
+  std::uint32_t queries_parity = 1;
+  RowsTask task;
+  while (tasks.next<S>(args, task)) {
+    const std::int32_t* blocks = args.plan.blocks() + task.item.block;
+    const std::int32_t first = task.item.first_tile;
+    const int units = 2 * (task.item.end_tile - first);
+    const int before = min(units, S::kUnits - 2);
+    std::int32_t block = 0;
+    for (int unit = 0; unit <= units; ++unit) {
+      if (unit == before) {
+        wait_for(shared.queries_empty(), queries_parity);
+        queries_parity ^= 1U;
+        bring_queries<S>(args, maps, shared, task);
+      }
+      if (unit == units) break;
+      // A lane knows the block of a page.
+      const int page = unit / 2 * 2;
+      if (unit % 2 == 0 && page % 32 == 0 && page + lane < units) block = blocks[2 * first + page + lane];
+      const std::int32_t pages[2] = {__shfl_sync(kAllLanes, block, page % 32),
+                                     __shfl_sync(kAllLanes, block, page % 32 + 1)};
+      if (lane == 0) {
+        const std::uint32_t to = shared.unit(turn.slot);
+        const std::uint32_t full = shared.full(turn.slot);
+        wait_for(shared.empty(turn.slot), turn.parity ^ 1U);
+        expect(full, unit % 2 == 0 ? S::kKeyBytes : S::kValueBytes);
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+          if (unit % 2 != 0) {
+            copy_page(to + p * exact::kPageTokens * S::kChannels, &maps.values,
+                      {0, task.pass * S::kChannels, task.kv_head, pages[p]}, full);
+            continue;
+          }
+#pragma unroll
+          for (int s = 0; s < S::kKeySlabs; ++s) {
+            copy_page(to + (s * kTile + p * exact::kPageTokens) * S::kSpan, &maps.keys,
+                      {s * S::kSpan, 0, task.kv_head, pages[p]}, full);
+          }
+        }
+        arrive(full);
+      }
+      __syncwarp();
+      turn.next();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fieldprint::backend::cuda
