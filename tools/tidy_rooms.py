@@ -25,12 +25,14 @@ LIBRARY_HEADERS = {
 }
 
 BACKENDS = "src/backend/"
-ISA_FOLDERS = ("avx2", "avx512", "simd")
+ISA_FOLDERS = ("avx2", "avx512", "amx", "simd")
+# A folder that replaces some kernels of another: it may include the other's headers, and has no file that it lacks.
+EXTENDS = {"amx": "avx512"}
 # What instruction sets share; like their own code it is in unnamed namespaces, so that each has a copy.
 SHARED_ISA_CODE = "backend/simd/"
 # A kernel's folder is compiled with its own flags. An inline function of any other header could be emitted there
 # and then be linked into baseline code, so nothing but plain structs and intrinsics comes in.
-PLAIN_HEADERS = {"exact/format.h", "backend/ops.h", "backend/cpu_kernels.h"}
+PLAIN_HEADERS = {"exact/format.h", "exact/choice.h", "backend/ops.h", "backend/cpu_kernels.h"}
 # What a device's folder may see of the backend room: plain structs, the interface that it implements, and what
 # every planner of attention must agree on.
 INTERFACE_HEADERS = PLAIN_HEADERS | {"backend/backend.h", "backend/shared_preface.h"}
@@ -147,11 +149,12 @@ def check_includes(rooms, room, source, sources):
 
 
 def check_isa_includes(source):
-    """Plain structs, intrinsics and headers of the same folder only."""
+    """Plain structs, intrinsics and headers of the same folder, or the one that it extends, only."""
     own = source.name[len("src/") :].rsplit("/", 1)[0] + "/"
+    extended = [f"backend/{base}/" for folder, base in EXTENDS.items() if own == f"backend/{folder}/"]
     findings = []
     for line, is_system, header in source.includes:
-        isa_code = header.startswith(SHARED_ISA_CODE) or header.startswith(own) and own not in ("backend/", "exact/")
+        isa_code = header.startswith((SHARED_ISA_CODE, *extended)) or header.startswith(own) and own not in ("backend/", "exact/")
         allowed = PLAIN_SYSTEM_HEADER.match(header) if is_system else header in PLAIN_HEADERS or isa_code
         if not allowed:
             message = f"{header}: code with its own instruction set sees plain structs and intrinsics only"
@@ -207,18 +210,25 @@ def check_companions(sources):
 
 
 def check_same_files(sources):
-    """Each backend has the kernel files of the scalar one, and a CPU's no others; headers are its own affair."""
+    """Each backend has the kernel files of the scalar one, and a CPU's no others; headers are its own affair.
+
+    A folder that extends another one has files of the same names, but only those whose kernels it replaces.
+    """
     names = {}
     for source in sources.values():
         if source.name.startswith(BACKENDS) and source.name.count("/") == 3 and not source.is_test:
             _, _, folder, name = source.name.split("/")
             if name.endswith((".cc", ".cu")):
                 names.setdefault(folder, set()).add(name.split(".")[0] + ".cc")
-    everywhere = set().union(*(present for folder, present in names.items() if folder != "cuda"))
+    everywhere = set().union(*(present for folder, present in names.items() if folder != "cuda" and folder not in EXTENDS))
     # A device's operations are launched one by one, so that it has no table of kernels.
-    wanted = {folder: everywhere - ({"kernels.cc"} if folder == "cuda" else set()) for folder in names}
+    wanted = {folder: everywhere - ({"kernels.cc"} if folder == "cuda" else set()) for folder in names if folder not in EXTENDS}
     return [
         Finding(f"{BACKENDS}{folder}", 1, f"has no {name}, other backends do")
-        for folder, present in names.items()
-        for name in sorted(wanted[folder] - present)
+        for folder in wanted
+        for name in sorted(wanted[folder] - names[folder])
+    ] + [
+        Finding(f"{BACKENDS}{folder}", 1, f"has {name}, which {base} does not")
+        for folder, base in EXTENDS.items()
+        for name in sorted(names.get(folder, set()) - names.get(base, set()))
     ]

@@ -226,6 +226,15 @@ class RoomRules(unittest.TestCase):
         self.assertEqual([("src/backend/avx2", "has no b.cc, other backends do")],
                          [(finding.file, finding.message) for finding in found])
 
+    def test_an_instruction_set_that_extends_another_replaces_some_of_its_files(self):
+        files = {"src__backend__scalar__a___cc": "", "src__backend__scalar__b___cc": "", "src__backend__avx512__a___cc": "",
+                 "src__backend__avx512__a___h": "", "src__backend__avx512__b___cc": "", "src__backend__scalar__a___h": ""}
+        self.assertEqual([], check_files(**files, src__backend__amx__a___cc='#include "backend/avx512/a.h"\n'))
+        self.assertIn("plain structs", check_files(**files, src__backend__amx__a___cc='#include "backend/scalar/a.h"\n')[0].message)
+        found = check_files(**files, src__backend__amx__c___cc="")
+        self.assertEqual([("src/backend/amx", "has c.cc, which avx512 does not")],
+                         [(finding.file, finding.message) for finding in found])
+
     def test_tolerances_and_libm_have_no_place_in_the_token_path(self):
         near = "TEST(A, B) { EXPECT_NEAR(a, b, 1e-3); }\n"
         self.assertIn("equal or wrong", check_files(src__model__m___h="", src__model__m_test___cc=near)[0].message)

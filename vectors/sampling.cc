@@ -27,7 +27,8 @@ class DeviceLogits {
         host_(std::move(logits)),
         logits_(backend, host_),
         scale_(backend, std::size_t{1}),
-        p_(backend, host_.size()) {}
+        p_(backend, host_.size()),
+        token_(backend, std::size_t{1}) {}
 
   sampler::LogitRow row() {
     return {host_,
@@ -43,12 +44,24 @@ class DeviceLogits {
             }};
   }
 
+  /// The token that the backend chooses.
+  std::int32_t chosen(const SamplingSettings& settings, std::span<const std::int32_t> history) {
+    sampler::SeenTokens seen(kVocab);
+    seen.add(history);
+    const Device<exact::TokenChoice> choice(backend_,
+                                            std::vector{sampler::choice_of(settings, history.size())});
+    const Device<std::uint32_t> words(backend_, std::vector(seen.words().begin(), seen.words().end()));
+    backend_.choose({logits_.data(), kVocab, choice.data(), words.data(), token_.data()}, 1);
+    return token_.host()[0];
+  }
+
  private:
   Backend& backend_;
   std::vector<float> host_;
   Device<float> logits_;
   Device<float> scale_;
   Device<std::int32_t> p_;
+  Device<std::int32_t> token_;
   std::vector<std::int32_t> probabilities_;
 };
 
@@ -98,7 +111,10 @@ void record_picks(Backend& backend, Recorder& out) {
     std::vector<float> logprobs;
     for (int i = 0; i < kPicks; ++i) {
       DeviceLogits logits(backend, floats(kVocab, 8.0F, source));
+      // First: a penalty changes the logits where they are.
+      const std::int32_t chosen = logits.chosen(c.settings, history);
       const Result<sampler::Pick> pick = sampler::pick(logits.row(), c.settings, history, 3);
+      CHECK(pick->token == chosen, "the backend chose token {}, the definition {}", chosen, pick->token);
       tokens.push_back(pick->token);
       history.push_back(pick->token);
       logprobs.push_back(pick->logprob);
@@ -156,13 +172,13 @@ void record_pages(Backend& backend, Recorder& out) {
   const Device<std::uint8_t> pool(backend,
                                   bytes(static_cast<std::size_t>(kBlocks * kPages * page_bytes), source));
   const std::vector<std::int32_t> blocks = {2, 0};
-  std::vector<Digest> digests(blocks.size() * kPages);
-  backend.page_digests({pool.data(), kPages * page_bytes, page_bytes, kPages, blocks}, digests);
+  const auto pending = backend.page_digests({pool.data(), kPages * page_bytes, page_bytes, kPages, blocks});
+  const std::span<const Digest> digests = pending->wait();
   out.inputs("seed 50, blocks 2 and 0 of 3, 6 pages each, head size 80");
   out.add("page_digests", flat(digests));
   std::vector<Digest> by_block;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    by_block.push_back(kv::block_digest(std::span(digests).subspan(i * kPages, kPages)));
+    by_block.push_back(kv::block_digest(digests.subspan(i * kPages, kPages)));
   }
   out.add("block_digests", flat(by_block));
   record_keys(out);

@@ -27,6 +27,14 @@ class Recording {
   virtual ~Recording() = default;
 };
 
+/// Page digests on their way.
+class PendingDigests {
+ public:
+  virtual ~PendingDigests() = default;
+  /// [blocks][pages], in host memory, as long as this lives. Waits until they are there.
+  virtual std::span<const Digest> wait() = 0;
+};
+
 /// The one interface between the model and a device. Operations are ordered; results may be read after
 /// synchronize(). Every member is implemented by every backend, and every backend gives the same bits.
 class Backend {
@@ -74,8 +82,11 @@ class Backend {
   /// `args` without sequences and items, which the plan has.
   virtual void attention(const AttentionArgs& args) = 0;
   virtual void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) = 0;
-  /// SHA-256 of each page; `digests` [blocks][pages] is host memory, complete on return.
-  virtual void page_digests(const PageDigestArgs& args, std::span<Digest> digests) = 0;
+  /// The token that follows each row of logits, chosen where the logits are.
+  virtual void choose(const ChooseArgs& args, std::int32_t rows) = 0;
+  /// Begins SHA-256 of each page as it is after what was enqueued so far, beside what is enqueued later,
+  /// which must not change the pages until the digests have been waited for.
+  virtual std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) = 0;
 };
 
 }  // namespace fieldprint::backend

@@ -9,9 +9,63 @@
 #include "base/check.h"
 #include "base/thread_pool.h"
 #include "exact/format.h"
+#include "sampler/sampler.h"
 
 namespace fieldprint::backend {
 namespace {
+
+/// Slices are multiples of this: fewer tokens do not make up for fetching the weights once more, and the
+/// kernels' register blocks of 4, 8, 12 and 16 tokens divide it.
+constexpr std::int64_t kSliceTokens = 48;
+
+/// Tokens of each part when `tokens` are cut into `parts` or fewer.
+std::int64_t slice_tokens(std::int64_t tokens, std::int64_t parts) {
+  return (tokens + parts * kSliceTokens - 1) / (parts * kSliceTokens) * kSliceTokens;
+}
+
+/// The part of a linear that computes at most `count` tokens from `first` on.
+LinearArgs tokens_of(const LinearArgs& args, std::int64_t first, std::int64_t count) {
+  const std::int64_t digits = args.x.format == ActivationFormat::kA16 ? 2 : 1;
+  const bool by_block = args.x.format == ActivationFormat::kA8G32;
+  const std::int64_t scales = by_block ? args.x.cols / exact::kBlockCols : 1;
+  LinearArgs part = args;
+  part.tokens = static_cast<std::int32_t>(std::min(count, args.tokens - first));
+  part.x.q += first * digits * args.x.cols;
+  part.x.scale += first * scales;
+  if (by_block) {
+    part.x.block_sum += first * scales;
+  } else {
+    part.x.row_sum += first * digits;
+  }
+  part.y += first * args.y_stride;
+  return part;
+}
+
+class ReadyDigests final : public PendingDigests {
+ public:
+  explicit ReadyDigests(std::vector<Digest> digests) : digests_(std::move(digests)) {}
+  std::span<const Digest> wait() override { return digests_; }
+
+ private:
+  std::vector<Digest> digests_;
+};
+
+/// One row of a step, in the place of which the sampler may put a penalised one.
+void choose_row(const CpuKernels& kernels, const ChooseArgs& args, std::int64_t row) {
+  const auto vocab = static_cast<std::size_t>(args.vocab);
+  const std::size_t words = static_cast<std::size_t>(exact::seen_words(args.vocab));
+  const float* logits = args.logits + row * args.vocab;
+  std::vector<std::int32_t> p;
+  const sampler::LogitRow access{{logits, vocab},
+                                 [&](float scale) {
+                                   p.resize(vocab);
+                                   kernels.probabilities({logits, args.vocab, &scale, p.data()}, 0, 1);
+                                   return std::span<const std::int32_t>(p);
+                                 },
+                                 [&](std::span<const float> other) { logits = other.data(); }};
+  const std::span<const std::uint32_t> seen(args.seen + static_cast<std::size_t>(row) * words, words);
+  args.tokens[row] = sampler::choose(access, args.choices[row], seen);
+}
 
 class CpuBackend final : public Backend {
  public:
@@ -67,10 +121,21 @@ class CpuBackend final : public Backend {
 
   void linear(const LinearArgs& args) override {
     const std::int64_t tiles = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows;
-    // A few ranges a thread even out the cores; pairs of tiles suit the kernels' register blocks.
-    const std::int64_t ranges = pool_.size() == 1 ? 1 : pool_.size() * 4;
-    const std::int64_t grain = std::max<std::int64_t>((tiles / ranges + 3) / 4 * 4, 4);
-    run(kernels_.linear, args, tiles, grain);
+    // A few items a thread even out the cores; pairs of tiles suit the kernels' register blocks.
+    const std::int64_t wanted = pool_.size() == 1 ? 1 : pool_.size() * 4;
+    const std::int64_t grain = std::max<std::int64_t>((tiles / wanted + 3) / 4 * 4, 4);
+    const std::int64_t ranges = (tiles + grain - 1) / grain;
+    // A small matrix has too few tiles for many cores, so a prefill's tokens are cut as well.
+    const std::int64_t slice = slice_tokens(args.tokens, (wanted + ranges - 1) / ranges);
+    const std::int64_t slices = (args.tokens + slice - 1) / slice;
+    if (slices == 1) return run(kernels_.linear, args, tiles, grain);
+    pool_.parallel_for(ranges * slices, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t tile = item / slices * grain;
+        const LinearArgs part = tokens_of(args, item % slices * slice, slice);
+        kernels_.linear(part, tile, std::min(tile + grain, tiles));
+      }
+    });
   }
 
   void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads) override {
@@ -90,9 +155,15 @@ class CpuBackend final : public Backend {
     run(kernels_.probabilities, args, count, 1);
   }
 
-  void page_digests(const PageDigestArgs& args, std::span<Digest> digests) override {
+  void choose(const ChooseArgs& args, std::int32_t count) override {
+    pool_.parallel_for(count, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) choose_row(kernels_, args, row);
+    });
+  }
+
+  std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) override {
     const std::int64_t count = static_cast<std::int64_t>(args.blocks.size()) * args.pages;
-    CHECK(static_cast<std::int64_t>(digests.size()) == count);
+    std::vector<Digest> digests(static_cast<std::size_t>(count));
     pool_.parallel_for(count, 4, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t block = args.blocks[static_cast<std::size_t>(i / args.pages)];
@@ -100,6 +171,7 @@ class CpuBackend final : public Backend {
         digests[static_cast<std::size_t>(i)] = sha256({page, static_cast<std::size_t>(args.page_bytes)});
       }
     });
+    return std::make_unique<ReadyDigests>(std::move(digests));
   }
 
  private:

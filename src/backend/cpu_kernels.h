@@ -25,5 +25,7 @@ struct CpuKernels {
 extern const CpuKernels kScalarKernels;
 extern const CpuKernels kAvx2Kernels;    ///< needs AVX2, FMA, F16C
 extern const CpuKernels kAvx512Kernels;  ///< needs AVX-512 F, BW, VL, DQ, VNNI, VBMI
+extern const CpuKernels
+    kAmxKernels;  ///< needs these and AMX tiles with int8, which Linux must have permitted
 
 }  // namespace fieldprint::backend

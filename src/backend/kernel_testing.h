@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "backend/instruction_sets.h"
 #include "backend/ops.h"
 #include "exact/format.h"
 
@@ -16,13 +17,9 @@ namespace fieldprint::backend::testing {
 
 using Random = std::mt19937_64;
 
-/// Every CPU with AVX2 has F16C, a name that clang 14 does not know here.
-inline bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-inline bool cpu_has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
-}
+inline bool cpu_has_avx2() { return avx2_obstacle().empty(); }
+inline bool cpu_has_avx512() { return avx512_obstacle().empty(); }
+inline bool cpu_has_amx() { return amx_obstacle().empty(); }
 
 /// A number in [low, high].
 inline std::int64_t pick(Random& random, std::int64_t low, std::int64_t high) {

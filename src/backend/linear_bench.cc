@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/amx/linear.h"
 #include "backend/avx2/linear.h"
 #include "backend/avx512/linear.h"
 #include "backend/kernel_testing.h"
@@ -24,7 +25,8 @@ struct Isa {
   bool (*supported)();
   Linear linear;
 };
-constexpr Isa kIsas[] = {{"avx512", testing::cpu_has_avx512, avx512::linear},
+constexpr Isa kIsas[] = {{"amx", testing::cpu_has_amx, amx::linear},
+                         {"avx512", testing::cpu_has_avx512, avx512::linear},
                          {"avx2", testing::cpu_has_avx2, avx2::linear}};
 
 struct Shape {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/amx/linear.h"
 #include "backend/avx512/linear.h"
 #include "backend/kernel_testing.h"
 #include "backend/scalar/linear.h"
@@ -78,11 +79,12 @@ TEST_P(LinearTest, EqualsScalarOnRandomShapesAndValues) {
 
 TEST_P(LinearTest, EqualsScalarForEveryTokenCount) {
   Random random(2);
+  const std::int64_t shapes[][2] = {{16, 64}, {48, 96}, {56, 192}};
   for (std::int64_t tokens = 1; tokens <= 40; ++tokens) {
     for (const ActivationFormat activation : kActivations) {
-      for (const std::int64_t rows : {16, 48, 56}) {
-        const auto w = testing::random_weight(activation, rows, 96, false, random);
-        auto x = quantized(activation, tokens, 96, testing::random_rows(tokens, 96, random));
+      for (const auto& [rows, cols] : shapes) {
+        const auto w = testing::random_weight(activation, rows, cols, false, random);
+        auto x = quantized(activation, tokens, cols, testing::random_rows(tokens, cols, random));
         expect_same(GetParam(), w, x, tokens, false, 0, random);
       }
     }
@@ -157,7 +159,8 @@ TEST_P(LinearTest, EmbedEqualsScalar) {
 INSTANTIATE_TEST_SUITE_P(
     Isa, LinearTest,
     ::testing::Values(LinearKernels{"avx2", testing::cpu_has_avx2, avx2::linear, avx2::embed},
-                      LinearKernels{"avx512", testing::cpu_has_avx512, avx512::linear, avx512::embed}),
+                      LinearKernels{"avx512", testing::cpu_has_avx512, avx512::linear, avx512::embed},
+                      LinearKernels{"amx", testing::cpu_has_amx, amx::linear, avx512::embed}),
     [](const auto& kernels) { return std::string(kernels.param.name); });
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "exact/choice.h"
+
 /// The arguments of every operation: plain structs, so that kernels see no class of ours. Pointers live where
 /// the backend computes. T = tokens of the step, H = query heads, K = KV heads, D = head size. Row-major.
 /// What each operation computes is defined by src/exact/CANON.md and by the scalar backend.
@@ -212,6 +214,15 @@ struct ProbabilitiesArgs {
   std::int32_t vocab;
   const float* scale;  ///< [rows] log2(e)/temperature
   std::int32_t* p;     ///< [rows][vocab]
+};
+
+/// tokens[row] = the token that follows the row (CANON.md, section 7), or exact::kNoToken. Items: rows.
+struct ChooseArgs {
+  const float* logits;  ///< [rows][vocab]
+  std::int32_t vocab;
+  const exact::TokenChoice* choices;  ///< [rows]
+  const std::uint32_t* seen;          ///< [rows][exact::seen_words(vocab)], read where the penalty is not 1
+  std::int32_t* tokens;               ///< [rows]
 };
 
 }  // namespace fieldprint::backend

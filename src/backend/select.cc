@@ -1,13 +1,12 @@
 #include "backend/select.h"
 
-#include <cpuid.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <thread>
 
 #include "backend/cpu_backend.h"
+#include "backend/instruction_sets.h"
 #if FIELDPRINT_HAS_CUDA
 #include "backend/cuda/cuda_backend.h"
 #endif
@@ -20,32 +19,6 @@ struct Candidate {
   std::string (*obstacle)();
   std::unique_ptr<Backend> (*make)(int threads);
 };
-
-/// Asked of the processor itself: clang 14 has no name for it in __builtin_cpu_supports. That the operating
-/// system keeps the registers is known from AVX2.
-bool has_f16c() {
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
-}
-
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0 && has_f16c();
-}
-
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-         __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512vbmi") != 0;
-}
-
-std::string avx2_obstacle() { return has_avx2() ? "" : "needs AVX2, FMA and F16C, which this CPU lacks"; }
-
-std::string avx512_obstacle() {
-  return has_avx512() ? "" : "needs AVX-512 F, BW, VL, DQ, VNNI and VBMI, which this CPU lacks";
-}
 
 template <const CpuKernels& kKernels>
 std::unique_ptr<Backend> make_cpu(int threads) {
@@ -60,8 +33,9 @@ std::unique_ptr<Backend> make_cuda(int) { return nullptr; }
 #endif
 
 // Fastest first.
-constexpr std::array<Candidate, 4> kCandidates = {{
+constexpr std::array<Candidate, 5> kCandidates = {{
     {"cuda", cuda_obstacle, make_cuda},
+    {"amx", amx_obstacle, make_cpu<kAmxKernels>},
     {"avx512", avx512_obstacle, make_cpu<kAvx512Kernels>},
     {"avx2", avx2_obstacle, make_cpu<kAvx2Kernels>},
     {"scalar", [] { return std::string(); }, make_cpu<kScalarKernels>},

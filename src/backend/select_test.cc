@@ -43,18 +43,39 @@ TEST(SelectBackend, ScalarRunsEverywhereAndIsTheSlowest) {
   EXPECT_EQ(names.back(), "scalar");
 }
 
-TEST(SelectBackend, Avx2IsOfferedWhereTheKernelSeesAllThatItsKernelsUse) {
+/// What Linux says of the processor; empty where it does not.
+std::set<std::string> cpu_flags() {
   std::ifstream cpuinfo("/proc/cpuinfo");
-  std::set<std::string> flags;
-  for (std::string line; std::getline(cpuinfo, line) && flags.empty();) {
+  for (std::string line; std::getline(cpuinfo, line);) {
     if (!line.starts_with("flags")) continue;
     std::istringstream words(line.substr(line.find(':') + 1));
-    flags.insert(std::istream_iterator<std::string>(words), {});
+    return {std::istream_iterator<std::string>(words), {}};
   }
-  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo lists no flags";
+  return {};
+}
+
+bool offered(const char* name) {
   const std::vector<std::string> names = available_backends();
-  const bool offered = std::find(names.begin(), names.end(), "avx2") != names.end();
-  EXPECT_EQ(offered, flags.contains("avx2") && flags.contains("fma") && flags.contains("f16c"));
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+TEST(SelectBackend, Avx2IsOfferedWhereTheKernelSeesAllThatItsKernelsUse) {
+  const std::set<std::string> flags = cpu_flags();
+  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo lists no flags";
+  EXPECT_EQ(offered("avx2"), flags.contains("avx2") && flags.contains("fma") && flags.contains("f16c"));
+}
+
+/// The kernel may refuse the tile registers to this process, but nothing else may stand in the way.
+TEST(SelectBackend, AmxIsOfferedWhereTheKernelSeesTilesUnlessItRefusesThem) {
+  const std::set<std::string> flags = cpu_flags();
+  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo lists no flags";
+  const bool seen = flags.contains("amx_tile") && flags.contains("amx_int8");
+  if (!seen || !offered("avx512")) {
+    EXPECT_FALSE(offered("amx"));
+    return;
+  }
+  const auto refused = select_backend("amx", 1);
+  EXPECT_TRUE(refused.ok() || refused.error().message.find("the kernel refuses") != std::string::npos);
 }
 
 TEST(SelectBackend, EveryAvailableOneCanBeChosenByName) {
@@ -103,7 +124,7 @@ TEST(SelectBackend, AWrongNameInTheEnvironmentIsNotPassedOver) {
 TEST(SelectBackend, OneThatThisMachineLacksIsRefusedWithWhatItNeeds) {
   const std::vector<std::string> here = available_backends();
   int lacking = 0;
-  for (const std::string name : {"cuda", "avx512", "avx2"}) {
+  for (const std::string name : {"cuda", "amx", "avx512", "avx2"}) {
     if (std::find(here.begin(), here.end(), name) != here.end()) continue;
     ++lacking;
     const auto backend = select_backend(name, 1);

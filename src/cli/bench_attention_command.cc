@@ -15,6 +15,7 @@
 #include "exact/format.h"
 #include "model/workspace.h"
 #include "sampler/philox.h"
+#include "weights/kv_scales.h"
 
 namespace fieldprint::cli {
 namespace {
@@ -37,22 +38,17 @@ struct AttentionBenchOptions {
   bool json = false;
 };
 
-/// Bytes without a pattern; scales are kept finite and of a like size.
-std::vector<std::uint8_t> random_block(std::int64_t pages, std::int64_t head_dim, std::uint64_t seed) {
-  const std::int64_t page = backend::page_bytes(head_dim);
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(pages * page));
+constexpr std::int32_t kStep =
+    128;  ///< of queries: scores then differ by some units of log2, as a model's do
+
+/// Bytes without a pattern, none of them -128, which no page holds.
+std::vector<std::uint8_t> random_bytes(std::int64_t count, std::uint64_t seed) {
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < bytes.size(); i += 8) {
     const std::uint64_t random = sampler::philox(seed, i / 8);
     std::memcpy(bytes.data() + i, &random, std::min<std::size_t>(8, bytes.size() - i));
   }
-  for (std::int64_t p = 0; p < pages; ++p) {
-    std::uint8_t* scales = bytes.data() + p * page + 2 * exact::kPageTokens * head_dim;
-    // bf16 in 2^-7 … 2^-6: sign and exponent fixed, mantissa random.
-    for (std::int64_t i = 0; i < 2 * exact::kPageTokens; ++i) {
-      scales[2 * i + 1] = 0x3C;
-      scales[2 * i] &= 0x7F;
-    }
-  }
+  std::replace(bytes.begin(), bytes.end(), std::uint8_t{0x80}, std::uint8_t{0});
   return bytes;
 }
 
@@ -73,7 +69,8 @@ class AttentionLoad {
         rows_(std::int64_t{options.batch} * options.queries),
         pool_(backend, blocks_ * layers_ * layer_bytes_),
         q_(backend, rows_ * options.heads * options.head_dim),
-        q_scale_(backend, rows_ * options.heads),
+        q_step_(backend, rows_ * options.heads),
+        scales_(backend, options.kv_heads * weights::kv_scale_columns(options.head_dim)),
         states_(backend, rows_ * options.heads * 2 * backend::attention_state_floats(options.head_dim)),
         out_(backend, rows_ * options.heads * options.head_dim),
         mass_(backend, rows_ * options.heads) {
@@ -108,13 +105,13 @@ class AttentionLoad {
 
   /// Bytes of pages that the queries see, each once; anchors and sink once for the batch.
   std::int64_t page_bytes_seen() const {
-    return options_.kv_heads * (2 * std::int64_t{options_.head_dim} + 4) *
+    return options_.kv_heads * 2 * std::int64_t{options_.head_dim} *
            (1 + anchors_ + std::int64_t{options_.batch} * (options_.tokens - 1));
   }
 
  private:
   void fill() {
-    const std::vector<std::uint8_t> block = random_block(options_.kv_heads * layers_, options_.head_dim, 1);
+    const std::vector<std::uint8_t> block = random_bytes(layers_ * layer_bytes_, 1);
     for (std::int64_t b = 0; b < blocks_; ++b) {
       backend_.upload(pool_.data() + b * layers_ * layer_bytes_, block.data(), layers_ * layer_bytes_);
     }
@@ -122,8 +119,11 @@ class AttentionLoad {
     for (std::size_t i = 0; i < q.size(); ++i)
       q[i] = static_cast<std::uint8_t>(sampler::philox(2, i) % 255 + 129);
     backend_.upload(q_.data(), q.data(), q_.bytes());
-    const std::vector<float> scales(static_cast<std::size_t>(rows_ * options_.heads), 0x1p-10F);
-    backend_.upload(q_scale_.data(), scales.data(), q_scale_.bytes());
+    const std::vector<std::int32_t> steps(static_cast<std::size_t>(rows_ * options_.heads), kStep);
+    backend_.upload(q_step_.data(), steps.data(), q_step_.bytes());
+    const std::vector<float> scales =
+        weights::kv_scale_section(weights::unit_kv_calibration(options_.kv_heads, options_.head_dim), 1.0F);
+    backend_.upload(scales_.data(), scales.data(), scales_.bytes());
   }
 
   void call(std::int64_t layer) {
@@ -132,7 +132,8 @@ class AttentionLoad {
                         .head_dim = options_.head_dim,
                         .window = 0,
                         .q = q_.data(),
-                        .q_scale = q_scale_.data(),
+                        .q_step = q_step_.data(),
+                        .scales = weights::kv_scales_of(scales_.data(), options_.kv_heads, options_.head_dim),
                         .kv = {pool_.data(), layers_ * layer_bytes_, layer * layer_bytes_},
                         .sequences = nullptr,
                         .preface_items = nullptr,
@@ -160,7 +161,8 @@ class AttentionLoad {
   std::int64_t rows_;
   DeviceArray<std::uint8_t> pool_;
   DeviceArray<std::int8_t> q_;
-  DeviceArray<float> q_scale_;
+  DeviceArray<std::int32_t> q_step_;
+  DeviceArray<float> scales_;
   DeviceArray<float> states_;
   DeviceArray<float> out_;
   DeviceArray<float> mass_;
@@ -209,7 +211,7 @@ int bench_attention(const AttentionBenchOptions& options) {
 void add_bench_attention_command(CLI::App& bench, Action& action) {
   auto options = std::make_shared<AttentionBenchOptions>();
   CLI::App* command = bench.add_subcommand("attention", "one layer's attention over random pages");
-  command->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda");
+  command->add_option("--backend", options->backend, "scalar, avx2, avx512, amx or cuda");
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   command->add_option("--heads", options->heads, "query heads")->check(CLI::Range(1, 256));
   command->add_option("--kv-heads", options->kv_heads, "KV heads, a divisor of --heads")

@@ -207,7 +207,7 @@ int run_bench(const BenchOptions& options, Bench bench) {
 
 void add_load_options(CLI::App& command, BenchOptions& options) {
   command.add_option("-m,--model", options.model, "model file (.fpm)")->required();
-  command.add_option("--backend", options.backend, "scalar, avx2, avx512 or cuda");
+  command.add_option("--backend", options.backend, "scalar, avx2, avx512, amx or cuda");
   command.add_option("--threads", options.threads, "0 = every core")->check(CLI::Range(0, 1024));
   command.add_option("--prompt", options.prompt, "tokens of each prompt, without anchors")
       ->check(CLI::Range(2, 1 << 20));

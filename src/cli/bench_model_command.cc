@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "backend/select.h"
@@ -17,6 +20,7 @@
 #include "exact/format.h"
 #include "kv/backend_memory.h"
 #include "model/model.h"
+#include "sampler/sampler.h"
 #include "weights/random_model.h"
 
 namespace fieldprint::cli {
@@ -27,12 +31,12 @@ using Clock = std::chrono::steady_clock;
 struct ModelBenchOptions {
   std::string backend;
   std::string shape = "llama-3-8b";
-  std::string activation = "a16";
+  std::vector<std::string> activations = {"a16"};
   int threads = 0;
-  std::int32_t batch = 1;
+  std::vector<std::int32_t> batches;
   std::int32_t tokens = 1024;
   std::int32_t steps = 32;
-  std::int32_t prefill = 0;
+  std::vector<std::int32_t> prefills;
   bool json = false;
 };
 
@@ -71,52 +75,82 @@ std::optional<weights::ModelSpec> shape_called(const std::string& name) {
 /// Sequences in blocks of their own, and steps over them.
 class ModelLoad {
  public:
-  ModelLoad(const weights::ModelFile& file, backend::Backend& backend, std::int32_t batch,
-            std::int32_t longest, std::int32_t step_tokens)
-      : spec_(file.spec()),
-        model_(file, backend, step_tokens),
+  ModelLoad(model::Model& model, std::int32_t batch, std::int32_t longest)
+      : model_(model),
+        spec_(model.spec()),
         geometry_{spec_.layers, spec_.kv_heads, spec_.head_dim},
         blocks_each_(1 + (longest + exact::kPageTokens - 1) / exact::kPageTokens),
         pool_(geometry_, blocks_each_ * batch,
-              kv::backend_memory(backend, blocks_each_ * batch * geometry_.block_bytes())),
-        tables_(static_cast<std::size_t>(batch)) {
+              kv::backend_memory(model.backend(), blocks_each_ * batch * geometry_.block_bytes())),
+        hasher_(kv::backend_page_hasher(model.backend(), pool_)),
+        tables_(static_cast<std::size_t>(batch)),
+        last_(tables_.size(), 17) {
     for (std::vector<std::int32_t>& table : tables_) {
       for (std::int64_t i = 0; i < blocks_each_; ++i) table.push_back(pool_.acquire());
     }
   }
 
-  /// Seconds of a step that gives every sequence `count` tokens from position `first`, the logits of the last
-  /// included.
-  double step(std::int32_t first, std::int32_t count) {
+  /// Seconds of a prefill of every sequence, and of choosing the token after it.
+  double prefill(std::int32_t count) {
     std::vector<std::int32_t> tokens;
     for (std::int32_t i = 0; i < count; ++i) {
-      tokens.push_back(static_cast<std::int32_t>((1009LL * (first + i) + 17) % spec_.vocab));
+      tokens.push_back(static_cast<std::int32_t>((1009LL * i + 17) % spec_.vocab));
     }
     std::vector<model::SequenceSlice> slices;
-    for (const std::vector<std::int32_t>& table : tables_) {
-      slices.push_back({.tokens = tokens,
-                        .first_position = first,
-                        .blocks = table.data(),
-                        .ceiling_odds = std::numeric_limits<float>::infinity(),
-                        .logits = 1});
+    for (const std::vector<std::int32_t>& table : tables_) slices.push_back(slice(tokens, 0, table));
+    return run(slices, {});
+  }
+
+  /// Seconds of a step in which every sequence goes on with the token chosen last. Sequence i stands at
+  /// positions[i]; with `digests`, blocks that become full are hashed beside the next step, as in the engine.
+  double decode(const std::vector<std::int32_t>& positions, bool digests) {
+    std::vector<model::SequenceSlice> slices;
+    std::vector<kv::BlockId> full;
+    for (std::size_t i = 0; i < tables_.size(); ++i) {
+      slices.push_back(slice({&last_[i], 1}, positions[i], tables_[i]));
+      const core::TokenPlace place = core::BlockLayout{}.place(positions[i]);
+      if (digests && place.slot == exact::kPageTokens - 1) {
+        full.push_back(tables_[i][static_cast<std::size_t>(place.block)]);
+      }
     }
-    const Clock::time_point start = Clock::now();
-    const std::vector<bool> finite = model_.forward(slices, {pool_.base(), geometry_.block_bytes()});
-    CHECK(std::find(finite.begin(), finite.end(), false) == finite.end(), "the random model overflowed");
-    const std::int32_t rows = static_cast<std::int32_t>(tables_.size());
-    for (std::int32_t row = 0; row < rows; row += model_.max_logit_rows()) {
-      model_.logits(row, std::min(model_.max_logit_rows(), rows - row));
-    }
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    return run(slices, full);
   }
 
  private:
+  static model::SequenceSlice slice(std::span<const std::int32_t> tokens, std::int32_t first,
+                                    const std::vector<std::int32_t>& table) {
+    return {.tokens = tokens,
+            .first_position = first,
+            .blocks = table.data(),
+            .ceiling_odds = std::numeric_limits<float>::infinity(),
+            .logits = 1};
+  }
+
+  double run(std::span<const model::SequenceSlice> slices, std::span<const kv::BlockId> full) {
+    const std::vector<model::RowChoice> greedy(slices.size(), {sampler::choice_of({}, 1), {}});
+    const Clock::time_point start = Clock::now();
+    model_.begin(slices, {pool_.base(), geometry_.block_bytes()}, greedy);
+    if (hashing_ != nullptr) kv::block_digests(geometry_, *hashing_, hashed_);
+    hashing_.reset();
+    const model::StepResult result = model_.finish();
+    if (!full.empty()) hashing_ = hasher_(full);
+    hashed_ = full.size();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    CHECK(std::ranges::find(result.finite, false) == result.finite.end(), "the random model overflowed");
+    last_ = result.tokens;
+    return seconds;
+  }
+
+  model::Model& model_;
   weights::ModelSpec spec_;
-  model::Model model_;
   kv::KvGeometry geometry_;
   std::int64_t blocks_each_;
   kv::BlockPool pool_;
+  kv::PageHasher hasher_;
   std::vector<std::vector<std::int32_t>> tables_;
+  std::vector<std::int32_t> last_;  ///< token of each sequence
+  std::unique_ptr<backend::PendingDigests> hashing_;
+  std::size_t hashed_ = 0;  ///< blocks
 };
 
 /// Weights that every token is multiplied by, the output matrix aside.
@@ -126,60 +160,106 @@ double linear_weights(const weights::ModelSpec& s) {
   return double{1} * s.layers * s.dim * (2 * width + 2 * kv_width + 3.0 * s.hidden);
 }
 
-void measure_prefill(const ModelBenchOptions& options, const weights::ModelFile& file,
-                     backend::Backend& backend, nlohmann::json& line) {
-  ModelLoad load(file, backend, 1, options.prefill, options.prefill);
-  load.step(0, options.prefill);
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+void measure_prefill(model::Model& model, std::int32_t count, std::int32_t steps, nlohmann::json& line) {
+  ModelLoad load(model, 1, count);
+  load.prefill(count);
   std::vector<double> times;
-  for (std::int32_t i = 0; i < options.steps; ++i) times.push_back(load.step(0, options.prefill));
+  for (std::int32_t i = 0; i < steps; ++i) times.push_back(load.prefill(count));
   const double seconds = median(times);
-  const weights::ModelSpec& s = file.spec();
-  const double tokens = options.prefill;
+  const weights::ModelSpec& s = model.spec();
+  const double tokens = count;
   const double attention = 2.0 * s.layers * s.heads * s.head_dim * tokens * tokens;
-  line["prefill_tokens"] = options.prefill;
+  line["prefill_tokens"] = count;
   line["prefill_seconds"] = seconds;
   line["prefill_tokens_per_s"] = tokens / seconds;
   line["tflops"] = (2 * linear_weights(s) * tokens + attention) / seconds * 1e-12;
 }
 
-void measure_decode(const ModelBenchOptions& options, const weights::ModelFile& file,
-                    backend::Backend& backend, nlohmann::json& line) {
+/// Seconds of each of options.steps steps of decoding.
+std::vector<double> decode_times(ModelLoad& load, std::vector<std::int32_t> positions, std::int32_t steps,
+                                 bool digests) {
   constexpr std::int32_t kWarm = 8;
-  // Pages that no token was written to are zero: reading them costs what reading any costs.
-  ModelLoad load(file, backend, options.batch, options.tokens + options.steps + kWarm, options.batch);
-  std::int32_t position = options.tokens;
-  for (std::int32_t i = 0; i < kWarm; ++i) load.step(position++, 1);
   std::vector<double> times;
-  for (std::int32_t i = 0; i < options.steps; ++i) times.push_back(load.step(position++, 1));
+  for (std::int32_t i = 0; i < kWarm + steps; ++i) {
+    const double seconds = load.decode(positions, digests);
+    if (i >= kWarm) times.push_back(seconds);
+    for (std::int32_t& position : positions) ++position;
+  }
+  return times;
+}
+
+void measure_decode(model::Model& model, const ModelBenchOptions& options, std::int32_t batch,
+                    nlohmann::json& line) {
+  // Spread over a block, so that every step fills as many blocks as the next. Pages that no token was written
+  // to are zero: reading them costs what reading any costs.
+  std::vector<std::int32_t> positions;
+  double tokens = 0;
+  for (std::int32_t i = 0; i < batch; ++i) {
+    positions.push_back(std::max(options.tokens - i * exact::kPageTokens / batch, 0));
+    tokens += positions.back() + 0.5 * options.steps;
+  }
+  ModelLoad load(model, batch, options.tokens + options.steps + exact::kPageTokens);
+  const std::vector<double> bare = decode_times(load, positions, options.steps, false);
+  const std::vector<double> times = decode_times(load, positions, options.steps, true);
   const double seconds = median(times);
-  const weights::ModelSpec& s = file.spec();
-  const double pages = double{1} * options.batch * s.layers * s.kv_heads * position * (2.0 * s.head_dim + 4);
+  const weights::ModelSpec& s = model.spec();
+  const double pages = tokens * s.layers * s.kv_heads * 2.0 * s.head_dim;
   const double output = double{1} * s.vocab * s.dim;
+  line["batch"] = batch;
   line["tokens"] = options.tokens;
   line["step_seconds"] = seconds;
-  line["decode_tokens_per_s"] = options.batch / seconds;
+  line["digests_cost"] = mean(times) / mean(bare) - 1;
+  line["decode_tokens_per_s"] = batch / seconds;
   line["tb_per_s"] = (linear_weights(s) + output + pages) / seconds * 1e-12;
 }
 
-int bench_model(const ModelBenchOptions& options) {
+/// Quantises the inputs of all linear layers alike.
+void use_activation(model::Model& model, const std::string& name) {
+  const auto format = name == "a8" ? backend::ActivationFormat::kA8 : backend::ActivationFormat::kA16;
+  using weights::LinearRole;
+  for (const LinearRole role : {LinearRole::kQkv, LinearRole::kAttentionOutput, LinearRole::kGateUp,
+                                LinearRole::kDown, LinearRole::kOutput}) {
+    model.use_activation(role, format);
+  }
+}
+
+int bench_model(const ModelBenchOptions& given) {
+  ModelBenchOptions options = given;
+  if (options.batches.empty() && options.prefills.empty()) options.batches = {1};
   const auto shape = shape_called(options.shape);
   if (!shape) return report(caller_error(fmt::format("there is no shape '{}'", options.shape)));
   auto backend = backend::select_backend(options.backend, options.threads);
   if (!backend) return report(backend.error());
-  const auto activation =
-      options.activation == "a8" ? backend::ActivationFormat::kA8 : backend::ActivationFormat::kA16;
-  auto file = weights::random_model(*shape, activation, 1);
+  auto file = weights::random_model(*shape, backend::ActivationFormat::kA16, 1);
   if (!file) return report(file.error());
-  nlohmann::json line = {
-      {"backend", (*backend)->name()},    {"shape", options.shape},
-      {"activation", options.activation}, {"batch", options.prefill > 0 ? 1 : options.batch},
-      {"steps", options.steps},           {"weight_bytes", (*file)->file_bytes()}};
-  if (options.prefill > 0) {
-    measure_prefill(options, **file, **backend, line);
-  } else {
-    measure_decode(options, **file, **backend, line);
+  std::int32_t most_choices = 1;
+  for (const std::int32_t batch : options.batches) most_choices = std::max(most_choices, batch);
+  std::int32_t most_tokens = most_choices;
+  for (const std::int32_t count : options.prefills) most_tokens = std::max(most_tokens, count);
+  model::Model model(**file, **backend, most_tokens, most_choices);
+  const auto print = [&](const std::string& activation, const auto& measure) {
+    nlohmann::json line = {{"backend", (*backend)->name()},
+                           {"shape", options.shape},
+                           {"activation", activation},
+                           {"steps", options.steps},
+                           {"weight_bytes", (*file)->file_bytes()}};
+    measure(line);
+    fmt::print("{}\n", options.json ? line.dump() : line.dump(2));
+    std::fflush(stdout);
+  };
+  for (const std::string& activation : options.activations) {
+    use_activation(model, activation);
+    for (const std::int32_t batch : options.batches) {
+      print(activation, [&](nlohmann::json& line) { measure_decode(model, options, batch, line); });
+    }
+    for (const std::int32_t count : options.prefills) {
+      print(activation, [&](nlohmann::json& line) { measure_prefill(model, count, options.steps, line); });
+    }
   }
-  fmt::print("{}\n", options.json ? line.dump() : line.dump(2));
   return kDone;
 }
 
@@ -189,16 +269,20 @@ void add_bench_model_command(CLI::App& bench, Action& action) {
   auto options = std::make_shared<ModelBenchOptions>();
   CLI::App* command =
       bench.add_subcommand("model", "a whole model of a published shape, with random weights");
-  command->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda");
+  command->add_option("--backend", options->backend, "scalar, avx2, avx512, amx or cuda");
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   command->add_option("--shape", options->shape, "llama-3-8b or smollm2-135m");
-  command->add_option("--activation", options->activation, "of the linear layers: a8 or a16")
+  command->add_option("--activation", options->activations, "of the linear layers: a8, a16 or both, in turns")
+      ->delimiter(',')
       ->check(CLI::IsMember({"a8", "a16"}));
-  command->add_option("--batch", options->batch, "sequences that decode together")
+  command
+      ->add_option("--batch", options->batches, "sequences that decode together; several numbers: in turns")
+      ->delimiter(',')
       ->check(CLI::Range(std::int64_t{1}, bounds::kMaxBatch));
   command->add_option("--tokens", options->tokens, "context of each sequence")->check(CLI::Range(1, 1 << 17));
-  command->add_option("--prefill", options->prefill, "measure the prefill of so many tokens instead")
-      ->check(CLI::Range(std::int64_t{0}, bounds::kMaxStepTokens));
+  command->add_option("--prefill", options->prefills, "prefill of so many tokens, likewise")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, bounds::kMaxStepTokens));
   command->add_option("--steps", options->steps, "steps measured, of which the median counts")
       ->check(CLI::Range(1, 10000));
   command->add_flag("--json", options->json, "one JSON object on one line");

@@ -91,7 +91,7 @@ void add_eval_command(CLI::App& app, Action& action) {
                          "file for every token and the one that was thought most likely");
   perplexity->add_option("--threads", command->threads, "0 = every core")->check(CLI::Range(0, 1024));
   perplexity->add_option("--backend", command->backend,
-                         "scalar, avx2, avx512 or cuda; the result is the same");
+                         "scalar, avx2, avx512, amx or cuda; the result is the same");
   perplexity->add_flag("--json", command->json, "one JSON object on stdout");
   perplexity->callback([&action, command] { action = [command] { return measure(*command); }; });
 }

@@ -73,7 +73,8 @@ void add_model_command(CLI::App& app, Action& action) {
   CLI::App* convert = model->add_subcommand("import", "convert a GGUF file; prints the model's digest");
   convert->add_option("FILE", options->gguf, "GGUF file")->required();
   convert->add_option("-o,--output", options->out, "model file to write (.fpm)")->required();
-  convert->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda; the result is the same");
+  convert->add_option("--backend", options->backend,
+                      "scalar, avx2, avx512, amx or cuda; the result is the same");
   convert->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   convert->add_flag("--json", options->json, "one JSON object on stdout");
   convert->callback([&action, options] { action = [options] { return import_model(*options); }; });

@@ -260,7 +260,8 @@ void add_run_command(CLI::App& app, Action& action) {
   command->add_option("--max-anchor-tokens", options->max_anchor_tokens, "longest anchors accepted")
       ->check(CLI::Range(std::int64_t{1}, bounds::kMaxContext));
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
-  command->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda; the answer is the same");
+  command->add_option("--backend", options->backend,
+                      "scalar, avx2, avx512, amx or cuda; the answer is the same");
   command->add_option("--batch", options->batch, "sequences computed together");
   command->add_option("--prefill-chunk", options->prefill_chunk, "tokens of a prompt computed in one step");
   command->add_option("--kv-blocks", options->kv_blocks,

@@ -114,7 +114,8 @@ void add_verify_command(CLI::App& app, Action& action) {
       app.add_subcommand("verify", "re-execute receipts and name the first thing that differs");
   command->add_option("RECEIPT", options->receipts, "receipt files")->required();
   command->add_option("-m,--model", options->model, "model file (.fpm)")->required();
-  command->add_option("--backend", options->backend, "scalar, avx2, avx512 or cuda; the verdict is the same");
+  command->add_option("--backend", options->backend,
+                      "scalar, avx2, avx512, amx or cuda; the verdict is the same");
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   command->add_option("--key", options->keys,
                       "file with a verifier key that may sign the ledger; may be repeated");

@@ -49,7 +49,7 @@ inline Body body(std::uint64_t seed, std::size_t output_tokens) {
   Random random(seed);
   Body b;
   b.model_digest = random.digest();
-  b.canon_version = "canon-0";
+  b.canon_version = "canon-1";
   for (std::uint64_t i = 0; i <= seed % 3; ++i) {
     const std::string text = fmt::format("fieldprint-anchor 1\ntype policy\n\nRule {} of {}.", i, seed);
     b.anchors.push_back({sha256(text), Bytes(text.begin(), text.end())});

@@ -52,7 +52,7 @@ Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& token
       tokenizer_(tokenizer),
       options_(options),
       events_(std::move(events)),
-      model_(file, backend, options.step_tokens),
+      model_(file, backend, options.step_tokens, options.max_batch),
       pool_(std::move(pool)),
       cache_(pool_, kv::backend_page_hasher(backend, pool_), options.prefix_cache),
       root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}
@@ -96,6 +96,9 @@ Result<core::SequenceId> Engine::submit(core::Request request) {
   shares_.enter(request.tenant);
   auto sequence = std::make_unique<Sequence>(id, std::move(request), std::move(table), tokenizer_);
   sequence->lease = lease;
+  if (sequence->request.sampling.repetition_penalty != 1.0F) {
+    sequence->seen.emplace(file_.spec().vocab).add(sequence->tokens);
+  }
   await_admission(*sequence);
   sequences_.emplace(id, std::move(sequence));
   return id;

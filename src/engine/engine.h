@@ -84,8 +84,9 @@ class Engine {
   void release_preempted(const scheduler::Decision& decision);
   void admit(const scheduler::Decision& decision);
   std::vector<Sequence*> place_tokens(const scheduler::Decision& decision);
-  void compute(const std::vector<Sequence*>& batch);
-  void sample(const std::vector<Sequence*>& batch);
+  /// The token after each sequence of the batch whose tokens are all computed, in order.
+  std::vector<std::int32_t> compute(const std::vector<Sequence*>& batch);
+  void sample(const std::vector<Sequence*>& batch, std::span<const std::int32_t> tokens);
   void append_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row);
   void give_text(Sequence& sequence, const std::string& text);
   void finish(Sequence& sequence, core::FinishReason reason);
@@ -94,7 +95,8 @@ class Engine {
   void await_admission(Sequence& sequence);
   std::vector<scheduler::SequenceView> waiting_views();
   scheduler::SequenceView view(const Sequence& sequence) const;
-  Result<sampler::Pick> pick(const Sequence& sequence, std::int32_t row, std::span<const float> logits);
+  /// Again, on the host, with the logprobs that the sequence asks for.
+  Result<sampler::Pick> pick_with_logprobs(const Sequence& sequence, std::int32_t row);
 
   const weights::ModelFile& file_;
   const tokenizer::Tokenizer& tokenizer_;

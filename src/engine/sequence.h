@@ -6,6 +6,7 @@
 
 #include "core/request.h"
 #include "kv/block_table.h"
+#include "sampler/sampler.h"
 #include "tokenizer/answer_text.h"
 
 namespace fieldprint::engine {
@@ -24,9 +25,10 @@ struct Sequence {
 
   core::SequenceId id;
   core::Request request;
-  std::vector<std::int32_t> tokens;  ///< prompt and output
-  kv::BlockTable table;              ///< holds the first table.size() of them
-  kv::BlockKey lease{};              ///< of its anchors
+  std::vector<std::int32_t> tokens;         ///< prompt and output
+  std::optional<sampler::SeenTokens> seen;  ///< the same as a set, where there is a repetition penalty
+  kv::BlockTable table;                     ///< holds the first table.size() of them
+  kv::BlockKey lease{};                     ///< of its anchors
   bool running = false;
   std::vector<kv::BlockKey> prefix_keys;  ///< of the known tokens but the last, while waiting
   std::int64_t step_tokens = 0;           ///< of the current step

@@ -23,8 +23,7 @@ bool Engine::step() {
   admit(decision);
   const std::vector<Sequence*> batch = place_tokens(decision);
   if (!batch.empty()) {
-    compute(batch);
-    sample(batch);
+    sample(batch, compute(batch));
     ++stats_.steps;
   }
   stepping_ = false;
@@ -156,8 +155,9 @@ std::vector<Sequence*> Engine::place_tokens(const scheduler::Decision& decision)
   return batch;
 }
 
-void Engine::compute(const std::vector<Sequence*>& batch) {
+std::vector<std::int32_t> Engine::compute(const std::vector<Sequence*>& batch) {
   std::vector<model::SequenceSlice> slices;
+  std::vector<model::RowChoice> choices;
   for (Sequence* sequence : batch) {
     const std::int64_t first = sequence->table.size() - sequence->step_tokens;
     slices.push_back({.tokens = std::span<const std::int32_t>(sequence->tokens)
@@ -170,48 +170,52 @@ void Engine::compute(const std::vector<Sequence*>& batch) {
                       .ceiling_odds = sequence->table.odds().ceiling,
                       .logits = sequence->left() == 0 ? 1 : 0});
     stats_.computed_tokens += sequence->step_tokens;
+    if (sequence->left() > 0) continue;
+    choices.push_back({sampler::choice_of(sequence->request.sampling, sequence->tokens.size()),
+                       sequence->seen ? sequence->seen->words() : std::span<const std::uint32_t>()});
   }
-  const std::vector<bool> finite = model_.forward(slices, {pool_.base(), pool_.geometry().block_bytes()});
+  model_.begin(slices, {pool_.base(), pool_.geometry().block_bytes()}, choices);
+  // What earlier steps sealed is hashed by now, or will be long before this one is done.
+  cache_.settle();
+  model::StepResult result = model_.finish();
   // A history that was not finite once stays so; nobody else may find its blocks in the cache.
   std::vector<kv::BlockTable*> tables;
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    batch[i]->finite = batch[i]->finite && finite[i];
+    batch[i]->finite = batch[i]->finite && result.finite[i];
     if (batch[i]->finite) tables.push_back(&batch[i]->table);
   }
   kv::BlockTable::seal_filled(tables);
+  return std::move(result.tokens);
 }
 
-void Engine::sample(const std::vector<Sequence*>& batch) {
-  std::vector<Sequence*> rows;
+void Engine::sample(const std::vector<Sequence*>& batch, std::span<const std::int32_t> tokens) {
+  std::int32_t row = -1;
   for (Sequence* sequence : batch) {
-    if (sequence->left() == 0) rows.push_back(sequence);
-  }
-  const std::size_t most = static_cast<std::size_t>(model_.max_logit_rows());
-  for (std::size_t first = 0; first < rows.size(); first += most) {
-    const std::size_t count = std::min(most, rows.size() - first);
-    const std::span<const float> logits =
-        model_.logits(static_cast<std::int32_t>(first), static_cast<std::int32_t>(count));
-    for (std::size_t i = 0; i < count; ++i) {
-      Sequence& sequence = *rows[first + i];
-      if (sequence.dropped) continue;
-      if (!sequence.finite) {
-        fail(sequence.id, environment_error("the model's activations are not finite on this prompt"));
-        continue;
-      }
-      Result<sampler::Pick> picked = pick(sequence, static_cast<std::int32_t>(i), logits);
-      if (!picked) {
-        fail(sequence.id, picked.error());
-        continue;
-      }
-      append_token(sequence, *picked, static_cast<std::int32_t>(first + i));
+    if (sequence->left() > 0) continue;
+    ++row;
+    if (sequence->dropped) continue;
+    if (!sequence->finite) {
+      fail(sequence->id, environment_error("the model's activations are not finite on this prompt"));
+      continue;
     }
+    sampler::Pick picked;
+    picked.token = tokens[static_cast<std::size_t>(row)];
+    if (picked.token == exact::kNoToken) {
+      fail(sequence->id, sampler::not_finite());
+      continue;
+    }
+    if (sequence->request.logprobs >= 0) {
+      Result<sampler::Pick> again = pick_with_logprobs(*sequence, row);
+      CHECK(again && again->token == picked.token, "the backend chose token {}, which the sampler does not",
+            picked.token);
+      picked = std::move(*again);
+    }
+    append_token(*sequence, picked, row);
   }
 }
 
-Result<sampler::Pick> Engine::pick(const Sequence& sequence, std::int32_t row,
-                                   std::span<const float> logits) {
-  const std::size_t vocab = static_cast<std::size_t>(file_.spec().vocab);
-  const sampler::LogitRow access{logits.subspan(static_cast<std::size_t>(row) * vocab, vocab),
+Result<sampler::Pick> Engine::pick_with_logprobs(const Sequence& sequence, std::int32_t row) {
+  const sampler::LogitRow access{model_.chosen_logits(row),
                                  [&](float scale) { return model_.probabilities(row, scale); },
                                  [&](std::span<const float> other) { model_.set_logits(row, other); }};
   return sampler::pick(access, sequence.request.sampling, sequence.tokens, sequence.request.logprobs);
@@ -224,6 +228,7 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
   }
   sequence.answer.output.push_back(std::move(token));
   sequence.tokens.push_back(pick.token);
+  if (sequence.seen) sequence.seen->add(pick.token);
   if (!sequence.first_token) sequence.first_token = Clock::now();
   if (sequence.request.layout.anchor_tokens > 0) sequence.add_mass(model_.anchor_mass(logit_row));
 

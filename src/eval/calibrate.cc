@@ -5,11 +5,15 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <set>
 #include <span>
+#include <utility>
 
 #include "eval/calibration_text.h"
+#include "eval/kv_calibration.h"
 #include "eval/window_runner.h"
 #include "exact/arith.h"
+#include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fieldprint::eval {
@@ -22,59 +26,30 @@ constexpr std::array kRoles = {LinearRole::kQkv, LinearRole::kAttentionOutput, L
                                LinearRole::kDown, LinearRole::kOutput};
 // Nats a token: a tenth of what perplexity may lose against float32, shared by five roles.
 constexpr double kMostDivergence = 0.0005;
-constexpr std::size_t kMostTokens = 512;
+constexpr std::size_t kMostTokens = 4096;
+constexpr std::size_t kRoleTokens = 512;  ///< of them, for the choice of activation formats
+constexpr std::size_t kMostFirstTokens = 64;
 constexpr std::size_t kLogitRows = 64;
 
-struct Complex {
-  double re = 0;
-  double im = 0;
-};
-
-/// Rotation i of a position.
-Complex rotation(const backend::RopeTable& rope, std::int64_t position, std::int64_t half, std::int64_t i) {
-  const std::int64_t high = position / exact::kRopeLow * half + i;
-  const std::int64_t low = position % exact::kRopeLow * half + i;
-  const double ch = static_cast<double>(rope.high_cos[high]);
-  const double sh = static_cast<double>(rope.high_sin[high]);
-  const double cl = static_cast<double>(rope.low_cos[low]);
-  const double sl = static_cast<double>(rope.low_sin[low]);
-  return {ch * cl - sh * sl, sh * cl + ch * sl};
-}
-
-/// The mean rotated key over all positions of the context: the keys seen are turned back, averaged, and
-/// turned by the mean rotation. Channels that turn fast get an offset near zero, slow ones keep theirs.
-void add_key_offsets(const WindowRunner& runner, std::int32_t positions, const weights::ModelFile& file,
-                     std::int32_t layer, std::vector<float>& offsets) {
-  const weights::ModelSpec& spec = file.spec();
-  const backend::RopeTable& rope = file.layers()[static_cast<std::size_t>(layer)].rope;
-  const std::int32_t half = spec.head_dim / 2;
-  const std::size_t pairs = static_cast<std::size_t>(half);
-  std::vector<Complex> turn(pairs);
-  for (std::int32_t p = 0; p < spec.context; ++p) {
-    for (std::int32_t i = 0; i < half; ++i) {
-      const Complex r = rotation(rope, p, half, i);
-      turn[static_cast<std::size_t>(i)].re += r.re / spec.context;
-      turn[static_cast<std::size_t>(i)].im += r.im / spec.context;
-    }
+/// What keys and values are measured on: the text, a chat, and, where sequences do not begin with BOS, tokens
+/// that they may begin with.
+std::vector<std::vector<std::int32_t>> sequences_of(const tokenizer::Tokenizer& tokenizer,
+                                                    const std::vector<std::int32_t>& text,
+                                                    std::size_t context) {
+  std::vector<std::vector<std::int32_t>> out = {text};
+  // A model without a chat format that we know does without.
+  if (const auto chat = tokenizer::render(tokenizer, "", kCalibrationChat, true)) {
+    std::vector<std::int32_t>& tokens = out.emplace_back(chat->sink);
+    tokens.insert(tokens.end(), chat->context.begin(), chat->context.end());
+    tokens.resize(std::min(tokens.size(), context));
   }
-  for (std::int32_t head = 0; head < spec.kv_heads; ++head) {
-    std::vector<Complex> mean(pairs);
-    const std::int32_t count = positions - 1;
-    for (std::int32_t p = 1; p <= count; ++p) {
-      const std::vector<double> key = runner.key(layer, head, p);
-      for (std::size_t i = 0; i < pairs; ++i) {
-        const Complex r = rotation(rope, p, half, static_cast<std::int64_t>(i));
-        mean[i].re += (key[i] * r.re + key[i + pairs] * r.im) / count;
-        mean[i].im += (key[i + pairs] * r.re - key[i] * r.im) / count;
-      }
-    }
-    for (std::size_t i = 0; i < pairs; ++i) {
-      offsets.push_back(static_cast<float>(mean[i].re * turn[i].re - mean[i].im * turn[i].im));
-    }
-    for (std::size_t i = 0; i < pairs; ++i) {
-      offsets.push_back(static_cast<float>(mean[i].re * turn[i].im + mean[i].im * turn[i].re));
-    }
+  if (tokenizer.vocabulary().add_bos && tokenizer.bos()) return out;
+  const std::set<std::int32_t> seen(text.begin(), text.end());
+  for (const std::int32_t token : seen) {
+    if (out.size() == kMostFirstTokens) break;
+    out.push_back({token});
   }
+  return out;
 }
 
 /// One row of logits as log2 probabilities and probabilities.
@@ -164,20 +139,25 @@ bool has_w8r(const weights::ModelFile& file, LinearRole role) {
 Result<weights::Calibration> calibrate(const weights::ModelFile& draft, backend::Backend& backend) {
   auto tokenizer = tokenizer::Tokenizer::make(draft.vocabulary());
   if (!tokenizer) return tokenizer.error();
-  std::vector<std::int32_t> tokens =
+  std::vector<std::int32_t> text =
       (*tokenizer)->encode(kCalibrationText, {.add_bos = true, .parse_special = false});
-  tokens.resize(std::min({tokens.size(), kMostTokens, static_cast<std::size_t>(draft.spec().context)}));
+  const auto context = static_cast<std::size_t>(draft.spec().context);
+  text.resize(std::min({text.size(), kMostTokens, context}));
+  const std::span<const std::int32_t> tokens = std::span(text).first(std::min(text.size(), kRoleTokens));
   if (tokens.size() < kLogitRows + 1) {
     return caller_error("the model's context is too short to calibrate it; at least 65 tokens are needed");
   }
 
-  const auto positions = static_cast<std::int32_t>(tokens.size());
-  WindowRunner runner(draft, backend, positions);
-  if (Status status = runner.forward(tokens, kLogitRows); !status) return status.error();
   weights::Calibration calibration;
-  for (std::int32_t layer = 0; layer < draft.spec().layers; ++layer) {
-    add_key_offsets(runner, positions, draft, layer, calibration.k_offset);
+  auto kv = calibrate_kv(draft, backend, sequences_of(**tokenizer, text, context));
+  if (!kv) return kv.error();
+  calibration.kv = std::move(*kv);
+  WindowRunner runner(draft, backend, static_cast<std::int32_t>(tokens.size()));
+  for (std::size_t layer = 0; layer < calibration.kv.size(); ++layer) {
+    runner.model().set_kv_scales(static_cast<std::int32_t>(layer),
+                                 weights::kv_scale_section(calibration.kv[layer], draft.spec().score_scale));
   }
+  if (Status status = runner.forward(tokens, kLogitRows); !status) return status.error();
   const std::optional<std::vector<Distribution>> base = distributions(runner.model());
   if (!base) return overflow_error();
   for (const LinearRole role : kRoles) {

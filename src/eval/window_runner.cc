@@ -1,11 +1,9 @@
 #include "eval/window_runner.h"
 
-#include <cstring>
 #include <limits>
 #include <numeric>
 
 #include "core/block_layout.h"
-#include "exact/arith.h"
 
 namespace fieldprint::eval {
 namespace {
@@ -40,24 +38,6 @@ Status WindowRunner::forward(std::span<const std::int32_t> tokens, std::int32_t 
                                    .logits = logits};
   if (model_.forward({&slice, 1}, {pages_.data(), block_bytes_})[0]) return {};
   return overflow_error();
-}
-
-std::vector<double> WindowRunner::key(std::int32_t layer, std::int32_t head, std::int32_t position) const {
-  const core::TokenPlace place = core::BlockLayout{}.place(position);
-  const std::int64_t dim = spec_.head_dim;
-  const std::int64_t page =
-      place.block * block_bytes_ + (std::int64_t{layer} * spec_.kv_heads + head) * backend::page_bytes(dim);
-  std::vector<std::uint8_t> staging;
-  const auto* bytes = static_cast<const std::uint8_t*>(
-      model_.backend().host_view(pages_.data() + page, backend::page_bytes(dim), staging));
-  std::uint16_t scale = 0;
-  std::memcpy(&scale, bytes + 2 * exact::kPageTokens * dim + 2 * place.slot, 2);
-  std::vector<double> key(static_cast<std::size_t>(dim));
-  for (std::size_t i = 0; i < key.size(); ++i) {
-    const auto q = static_cast<std::int8_t>(bytes[place.slot * dim + static_cast<std::int64_t>(i)]);
-    key[i] = static_cast<double>(exact::from_bf16(scale)) * q;
-  }
-  return key;
 }
 
 }  // namespace fieldprint::eval

@@ -25,9 +25,6 @@ class WindowRunner {
   /// The last `logits` tokens get logits. An overflow in the model is the caller's error.
   Status forward(std::span<const std::int32_t> tokens, std::int32_t logits);
 
-  /// Dequantised key of a position of the last forward(). [D]
-  std::vector<double> key(std::int32_t layer, std::int32_t head, std::int32_t position) const;
-
  private:
   const weights::ModelSpec& spec_;
   model::Model model_;

@@ -31,11 +31,10 @@ std::unique_ptr<BlockMemory> backend_memory(backend::Backend& backend, std::int6
 }
 
 PageHasher backend_page_hasher(backend::Backend& backend, const BlockPool& pool) {
-  return [&backend, &pool](std::span<const BlockId> blocks, std::span<Digest> out) {
+  return [&backend, &pool](std::span<const BlockId> blocks) {
     const KvGeometry& geometry = pool.geometry();
-    backend.page_digests(
-        {pool.base(), geometry.block_bytes(), geometry.page_bytes(), geometry.pages_per_block(), blocks},
-        out);
+    return backend.page_digests(
+        {pool.base(), geometry.block_bytes(), geometry.page_bytes(), geometry.pages_per_block(), blocks});
   };
 }
 

@@ -1,20 +1,36 @@
 #include "kv/block_digest.h"
 
+#include <utility>
+
 #include "base/check.h"
 
 namespace fieldprint::kv {
 
+namespace {
+
+class HostDigests final : public backend::PendingDigests {
+ public:
+  explicit HostDigests(std::vector<Digest> digests) : digests_(std::move(digests)) {}
+  std::span<const Digest> wait() override { return digests_; }
+
+ private:
+  std::vector<Digest> digests_;
+};
+
+}  // namespace
+
 PageHasher host_page_hasher(const BlockPool& pool) {
-  return [&pool](std::span<const BlockId> blocks, std::span<Digest> out) {
+  return [&pool](std::span<const BlockId> blocks) {
     const auto page_bytes = static_cast<std::size_t>(pool.geometry().page_bytes());
     const auto pages = static_cast<std::size_t>(pool.geometry().pages_per_block());
-    CHECK(out.size() == blocks.size() * pages, "{} digests for {} blocks", out.size(), blocks.size());
-    for (std::size_t i = 0; i < blocks.size(); ++i) {
-      const std::uint8_t* data = pool.data(blocks[i]);
+    std::vector<Digest> digests;
+    for (const BlockId block : blocks) {
+      const std::uint8_t* data = pool.data(block);
       for (std::size_t page = 0; page < pages; ++page) {
-        out[i * pages + page] = sha256(std::span(data + page * page_bytes, page_bytes));
+        digests.push_back(sha256(std::span(data + page * page_bytes, page_bytes)));
       }
     }
+    return std::make_unique<HostDigests>(std::move(digests));
   };
 }
 
@@ -27,20 +43,25 @@ Digest block_digest(std::span<const Digest> pages) {
   return hash.finish();
 }
 
+std::vector<Digest> block_digests(const KvGeometry& geometry, backend::PendingDigests& pages,
+                                  std::size_t count) {
+  const auto each = static_cast<std::size_t>(geometry.pages_per_block());
+  const std::span<const Digest> all = pages.wait();
+  CHECK(all.size() == count * each, "{} digests for {} blocks", all.size(), count);
+  std::vector<Digest> digests;
+  digests.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    digests.push_back(block_digest(all.subspan(i * each, each)));
+  }
+  return digests;
+}
+
 std::vector<Digest> block_digests(const KvGeometry& geometry, const PageHasher& hasher,
                                   std::span<const BlockId> blocks) {
   if (blocks.empty()) {
     return {};
   }
-  const auto pages = static_cast<std::size_t>(geometry.pages_per_block());
-  std::vector<Digest> page_digests(blocks.size() * pages);
-  hasher(blocks, page_digests);
-  std::vector<Digest> digests;
-  digests.reserve(blocks.size());
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    digests.push_back(block_digest(std::span(page_digests).subspan(i * pages, pages)));
-  }
-  return digests;
+  return block_digests(geometry, *hasher(blocks), blocks.size());
 }
 
 }  // namespace fieldprint::kv

@@ -16,7 +16,7 @@ std::vector<std::int32_t> iota(std::int32_t count, std::int32_t first = 0) {
   return tokens;
 }
 
-const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-0");
+const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-1");
 
 std::string le64(std::uint64_t value) {
   std::string bytes;
@@ -30,7 +30,7 @@ std::string raw(const Digest& digest) { return {digest.begin(), digest.end()}; }
 
 TEST(BlockKey, HashesTheDocumentedBytes) {
   const Digest model = sha256(std::string_view("model"));
-  EXPECT_EQ(kRoot.digest, sha256("fieldprint kv root v0\n" + raw(model) + le64(7) + "canon-0"));
+  EXPECT_EQ(kRoot.digest, sha256("fieldprint kv root v0\n" + raw(model) + le64(7) + "canon-1"));
   const std::vector<std::int32_t> tokens = {1, -2};
   const std::string token_bytes = le64(2) + std::string("\x01\0\0\0\xFE\xFF\xFF\xFF", 8);
   EXPECT_EQ(block_key(kRoot, core::Segment::kContext, tokens).digest,
@@ -68,10 +68,10 @@ TEST(BlockKey, EveryInputChangesTheKeysFromItsBlockOn) {
     return i;
   };
   EXPECT_EQ(
-      first_difference(chain_keys(root_key(sha256(std::string_view("m2")), "canon-0"), layout, odds, tokens)),
+      first_difference(chain_keys(root_key(sha256(std::string_view("m2")), "canon-1"), layout, odds, tokens)),
       0U);
   EXPECT_EQ(first_difference(
-                chain_keys(root_key(sha256(std::string_view("model")), "canon-1"), layout, odds, tokens)),
+                chain_keys(root_key(sha256(std::string_view("model")), "canon-2"), layout, odds, tokens)),
             0U);
   EXPECT_EQ(first_difference(chain_keys(kRoot, layout, {0.5F, 4.0F}, tokens)), 2U);
   EXPECT_EQ(first_difference(chain_keys(kRoot, layout, {0.25F, 5.0F}, tokens)), 2U);

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 
 #include "base/bounds.h"
 #include "base/check.h"
+#include "exact/arith.h"
 
 namespace fieldprint::kv {
 namespace {
@@ -44,6 +46,21 @@ std::uint64_t next_random(std::uint64_t& state) {
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
   return z ^ (z >> 31);
+}
+
+/// The bytes of one channel of V, [begin, end), that hold slots from `first_slot` on.
+std::vector<std::pair<std::int32_t, std::int32_t>> value_runs(std::int32_t first_slot) {
+  std::array<bool, core::kBlockTokens> held{};
+  for (std::int32_t slot = first_slot; slot < core::kBlockTokens; ++slot) {
+    held[static_cast<std::size_t>(exact::value_slot(slot))] = true;
+  }
+  std::vector<std::pair<std::int32_t, std::int32_t>> runs;
+  for (std::int32_t byte = 0; byte < core::kBlockTokens; ++byte) {
+    if (!held[static_cast<std::size_t>(byte)]) continue;
+    if (runs.empty() || runs.back().second != byte) runs.emplace_back(byte, byte);
+    runs.back().second = byte + 1;
+  }
+  return runs;
 }
 
 void check_geometry(const KvGeometry& geometry) {
@@ -149,14 +166,14 @@ void BlockPool::clear_slots(BlockId block, std::int32_t first_slot) {
   CHECK(first_slot >= 0 && first_slot <= core::kBlockTokens, "slot {}", first_slot);
   const std::int64_t dim = geometry_.head_dim;
   const std::int64_t cut = core::kBlockTokens - first_slot;
-  constexpr std::int64_t kScaleBytes = 2;
+  const auto runs = value_runs(first_slot);
   for (std::int64_t page = 0; page < geometry_.pages_per_block(); ++page) {
     const std::int64_t keys = offset(block) + page * geometry_.page_bytes();
     const std::int64_t values = keys + core::kBlockTokens * dim;
-    const std::int64_t scales = values + core::kBlockTokens * dim;
     memory_->zero(keys + first_slot * dim, cut * dim, cut * dim, 1);
-    memory_->zero(values + first_slot, cut, core::kBlockTokens, dim);
-    memory_->zero(scales + first_slot * kScaleBytes, cut * kScaleBytes, core::kBlockTokens * kScaleBytes, 2);
+    for (const auto& [begin, end] : runs) {
+      memory_->zero(values + begin, end - begin, core::kBlockTokens, dim);
+    }
   }
 }
 

@@ -14,7 +14,7 @@ namespace fieldprint::kv {
 namespace {
 
 constexpr KvGeometry kGeometry{.layers = 1, .kv_heads = 2, .head_dim = 2};
-const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-0");
+const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-1");
 
 /// Random tables over one pool, checked after every operation against what follows from the tables alone:
 /// who holds what, which bytes must be where, which digests they have.

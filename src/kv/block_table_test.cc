@@ -11,7 +11,7 @@ namespace fieldprint::kv {
 namespace {
 
 constexpr KvGeometry kGeometry{.layers = 2, .kv_heads = 1, .head_dim = 4};
-const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-0");
+const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-1");
 
 std::vector<std::int32_t> iota(std::int64_t count, std::int32_t first = 0) {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "exact/arith.h"
 #include "kv/block_table.h"
 
 /// For tests: stands in for a model. What it writes for a token depends on the tokens before it and, in the
@@ -38,13 +39,12 @@ inline std::vector<std::uint64_t> states(core::BlockLayout layout, AnchorOdds od
   return states;
 }
 
-/// Writes one token's keys, values and scales into slot `slot` of the block at `data`. No byte is zero.
+/// Writes one token's keys and values into slot `slot` of the block at `data`. No byte is zero.
 inline void write_slot(const KvGeometry& geometry, std::uint8_t* data, std::int32_t slot,
                        std::uint64_t state) {
   for (std::int64_t page = 0; page < geometry.pages_per_block(); ++page) {
     std::uint8_t* keys = data + page * geometry.page_bytes();
     std::uint8_t* values = keys + 64 * geometry.head_dim;
-    std::uint8_t* scales = values + 64 * geometry.head_dim;
     std::uint64_t random = mix(state, static_cast<std::uint64_t>(page));
     const auto next = [&random] {
       random = mix(random, 3);
@@ -52,10 +52,7 @@ inline void write_slot(const KvGeometry& geometry, std::uint8_t* data, std::int3
     };
     for (std::int64_t d = 0; d < geometry.head_dim; ++d) {
       keys[slot * geometry.head_dim + d] = next();
-      values[d * 64 + slot] = next();
-    }
-    for (const int byte : {0, 1, 128, 129}) {
-      scales[slot * 2 + byte] = next();
+      values[d * 64 + exact::value_slot(slot)] = next();
     }
   }
 }

@@ -100,6 +100,7 @@ void PrefixCache::retain(BlockId block) {
 
 void PrefixCache::release(BlockId block) {
   CHECK(holders(block) > 0, "block {} is held by no table", block);
+  if (pool_.references(block) == 1) settle(block);
   if (pool_.release(block)) {
     entry(block) = Entry{};
     return;
@@ -111,6 +112,7 @@ std::optional<BlockId> PrefixCache::make_writable(BlockId block) {
   CHECK(holders(block) > 0, "block {} is held by no table", block);
   Entry& e = entry(block);
   if (holders(block) == 1 && !e.indexed) {
+    settle(block);
     e = Entry{};
     return block;
   }
@@ -161,21 +163,40 @@ std::vector<BlockId> PrefixCache::seal(std::span<const SealRequest> requests) {
       fresh.push_back(request.block);
     }
   }
-  const std::vector<Digest> computed = block_digests(pool_.geometry(), hasher_, fresh);
+  if (!fresh.empty()) begin_hashing(std::move(fresh));
   std::vector<BlockId> blocks;
   blocks.reserve(requests.size());
-  std::size_t next = 0;
   for (const SealRequest& request : requests) {
-    // A fork's request may name a block that an earlier request of this call has sealed.
-    const bool hashed = next < fresh.size() && fresh[next] == request.block;
-    const Digest& own = hashed ? computed[next] : entry(request.block).digest;
-    next += hashed ? 1 : 0;
-    blocks.push_back(seal_one(request, own));
+    blocks.push_back(seal_one(request));
   }
   return blocks;
 }
 
-BlockId PrefixCache::seal_one(const SealRequest& request, const Digest& digest) {
+void PrefixCache::begin_hashing(std::vector<BlockId> blocks) {
+  for (const BlockId block : blocks) {
+    entry(block).hashing = true;
+  }
+  std::unique_ptr<backend::PendingDigests> pages = hasher_(blocks);
+  hashing_.push_back({std::move(blocks), std::move(pages)});
+}
+
+void PrefixCache::settle() {
+  for (const Hashing& batch : hashing_) {
+    const std::vector<Digest> digests = block_digests(pool_.geometry(), *batch.pages, batch.blocks.size());
+    for (std::size_t i = 0; i < digests.size(); ++i) {
+      Entry& e = entry(batch.blocks[i]);
+      e.digest = digests[i];
+      e.hashing = false;
+    }
+  }
+  hashing_.clear();
+}
+
+void PrefixCache::settle(BlockId block) {
+  if (entry(block).hashing) settle();
+}
+
+BlockId PrefixCache::seal_one(const SealRequest& request) {
   Entry& e = entry(request.block);
   if (e.sealed) {
     CHECK(e.key == request.key, "block {} is sealed under another key", request.block);
@@ -184,8 +205,10 @@ BlockId PrefixCache::seal_one(const SealRequest& request, const Digest& digest) 
   const auto found = index_.find(request.key);
   if (found != index_.end()) {
     const BlockId indexed = found->second;
+    settle(indexed);
+    settle(request.block);
     // Equal keys mean equal bytes; otherwise the arithmetic is not canonical and no receipt may be issued.
-    CHECK(entry(indexed).digest == digest, "blocks {} and {} differ under key {}", indexed, request.block,
+    CHECK(entry(indexed).digest == e.digest, "blocks {} and {} differ under key {}", indexed, request.block,
           to_hex(request.key.digest));
     pool_.retain(indexed);
     refresh(indexed);
@@ -196,7 +219,6 @@ BlockId PrefixCache::seal_one(const SealRequest& request, const Digest& digest) 
   e.sealed = true;
   e.key = request.key;
   e.parent = request.parent;
-  e.digest = digest;
   const bool reachable = request.segment == core::Segment::kSink || index_.contains(request.parent);
   if (reachable && (enabled_ || request.segment != core::Segment::kContext)) {
     pool_.retain(request.block);
@@ -209,12 +231,14 @@ BlockId PrefixCache::seal_one(const SealRequest& request, const Digest& digest) 
 
 bool PrefixCache::sealed(BlockId block) const { return entry(block).sealed; }
 
-const Digest& PrefixCache::digest(BlockId block) const {
+const Digest& PrefixCache::digest(BlockId block) {
   CHECK(entry(block).sealed, "block {} is not sealed", block);
+  settle(block);
   return entry(block).digest;
 }
 
-std::vector<Digest> PrefixCache::digests(std::span<const BlockId> blocks) const {
+std::vector<Digest> PrefixCache::digests(std::span<const BlockId> blocks) {
+  settle();
   std::vector<BlockId> open;
   std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(open),
                [this](BlockId block) { return !sealed(block); });
@@ -228,7 +252,7 @@ std::vector<Digest> PrefixCache::digests(std::span<const BlockId> blocks) const 
   return digests;
 }
 
-bool PrefixCache::intact(BlockId block) const {
+bool PrefixCache::intact(BlockId block) {
   return block_digests(pool_.geometry(), hasher_, std::span(&block, 1)).front() == digest(block);
 }
 
@@ -334,6 +358,7 @@ void PrefixCache::make_unevictable(BlockId block) {
 
 void PrefixCache::remove_from_index(BlockId block) {
   make_unevictable(block);
+  settle(block);
   Entry& e = entry(block);
   pinned_blocks_ -= leased(e.key) ? 1 : 0;
   index_.erase(e.key);

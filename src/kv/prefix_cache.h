@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -124,20 +125,23 @@ class PrefixCache {
   };
   Probe probe(std::span<const BlockKey> keys) const;
 
-  /// Hashes full, completely written blocks and makes them read-only; indexes them if caching is on or they
-  /// are sink or anchors, and their parent is indexed. Returns for each request the block that the table must
-  /// use from now on: if its key is indexed already, the indexed one (the request's own is released; their
-  /// digests must be equal). Parents come before their children.
+  /// Begins to hash full, completely written blocks and makes them read-only; indexes them if caching is on
+  /// or they are sink or anchors, and their parent is indexed. Returns for each request the block that the
+  /// table must use from now on: if its key is indexed already, the indexed one (the request's own is
+  /// released; their digests must be equal). Parents come before their children.
   std::vector<BlockId> seal(std::span<const SealRequest> requests);
   bool sealed(BlockId block) const;
+  /// Waits for the digests of what was sealed. Whoever needs one waits by itself; called while a device is
+  /// busy with something else, it costs nothing.
+  void settle();
   /// Digest of the bytes at the time of sealing; the block must be sealed.
-  const Digest& digest(BlockId block) const;
+  const Digest& digest(BlockId block);
   /// Digests of blocks as they are, sealed (kept) or not (computed now).
-  std::vector<Digest> digests(std::span<const BlockId> blocks) const;
+  std::vector<Digest> digests(std::span<const BlockId> blocks);
 
   /// Hashes a sealed block again: false if its bytes changed. For scrubbers and for blocks that come back
   /// from elsewhere.
-  bool intact(BlockId block) const;
+  bool intact(BlockId block);
   /// Takes a damaged sealed block and everything computed after it out of the index, so that nobody new
   /// finds them. Returns the blocks that are still held by tables: these sequences must recompute.
   std::vector<BlockId> discard(BlockId block);
@@ -157,8 +161,15 @@ class PrefixCache {
     BlockKey key;
     BlockKey parent;
     Digest digest{};
+    bool hashing = false;  ///< the digest is on its way; until then the bytes must stay
     bool evictable = false;
     std::list<BlockId>::iterator lru;  ///< valid while evictable
+  };
+
+  /// Blocks whose digests are on their way.
+  struct Hashing {
+    std::vector<BlockId> blocks;
+    std::unique_ptr<backend::PendingDigests> pages;
   };
 
   Entry& entry(BlockId block);
@@ -169,13 +180,17 @@ class PrefixCache {
   void make_unevictable(BlockId block);
   void remove_from_index(BlockId block);
   void evict_one();
-  BlockId seal_one(const SealRequest& request, const Digest& digest);
+  void begin_hashing(std::vector<BlockId> blocks);
+  /// For whoever gives the block's bytes up.
+  void settle(BlockId block);
+  BlockId seal_one(const SealRequest& request);
   void end_lease(std::span<const BlockKey> keys);
 
   BlockPool& pool_;
   PageHasher hasher_;
   bool enabled_;
-  std::vector<Entry> entries_;  ///< [blocks]
+  std::vector<Entry> entries_;    ///< [blocks]
+  std::vector<Hashing> hashing_;  ///< in the order in which it began
   std::unordered_map<BlockKey, BlockId, BlockKeyHash> index_;
   std::unordered_map<BlockKey, std::int64_t, BlockKeyHash> leases_;
   std::list<BlockId> lru_;  ///< evictable blocks, least recently used first

@@ -210,6 +210,88 @@ TEST(PrefixCache, KeepsTheDigestOfSealedBlocksAndComputesOthers) {
   f.cache.release(sealed);
 }
 
+/// Hashes as late as a device may: when the digests are waited for.
+class LateDigests final : public backend::PendingDigests {
+ public:
+  LateDigests(const BlockPool& pool, std::span<const BlockId> blocks, int& waits)
+      : pool_(pool), blocks_(blocks.begin(), blocks.end()), waits_(waits) {}
+  std::span<const Digest> wait() override {
+    if (pages_ == nullptr) ++waits_;
+    if (pages_ == nullptr) pages_ = host_page_hasher(pool_)(blocks_);
+    return pages_->wait();
+  }
+
+ private:
+  const BlockPool& pool_;
+  std::vector<BlockId> blocks_;
+  int& waits_;
+  std::unique_ptr<backend::PendingDigests> pages_;
+};
+
+struct LateFixture {
+  explicit LateFixture(std::int64_t blocks, bool enabled = true)
+      : pool(std::move(BlockPool::create(kGeometry, blocks)).value()),
+        cache(
+            pool,
+            [this](std::span<const BlockId> hashed) {
+              return std::make_unique<LateDigests>(pool, hashed, waits);
+            },
+            enabled) {}
+
+  BlockId sealed(const std::string& name, std::uint8_t content, Segment segment = Segment::kSink) {
+    const BlockId block = cache.acquire().value();
+    pool.data(block)[5] = content;
+    const SealRequest request{key("root"), key(name), block, segment};
+    return cache.seal(std::span(&request, 1)).front();
+  }
+
+  BlockPool pool;
+  int waits = 0;
+  PrefixCache cache;
+};
+
+TEST(PrefixCache, SealingDoesNotWaitForDigestsAndWhoNeedsOneDoes) {
+  LateFixture f(3);
+  const BlockId first = f.sealed("a", 1);
+  const BlockId second = f.sealed("b", 2);
+  EXPECT_EQ(f.waits, 0);
+  EXPECT_EQ(f.cache.match(std::vector{key("a")}), std::vector{first});
+  EXPECT_EQ(f.waits, 0);
+  const std::vector<BlockId> blocks = {first, second};
+  EXPECT_EQ(f.cache.digests(blocks), block_digests(kGeometry, host_page_hasher(f.pool), blocks));
+  EXPECT_EQ(f.waits, 2);
+  f.cache.settle();
+  EXPECT_EQ(f.waits, 2);
+  for (const BlockId held : {first, first, second}) f.cache.release(held);
+}
+
+TEST(PrefixCache, DuplicatesAreComparedByDigestsThatWereOnTheirWay) {
+  LateFixture f(2);
+  const BlockId first = f.sealed("sink", 7);
+  EXPECT_EQ(f.sealed("sink", 7), first);
+  EXPECT_EQ(f.waits, 2);
+  EXPECT_EQ(f.cache.stats().duplicates, 1U);
+  f.cache.release(first);
+  f.cache.release(first);
+}
+
+/// Whoever gets the block next writes to it.
+TEST(PrefixCache, ABlockIsHashedBeforeItsBytesAreGivenUp) {
+  LateFixture off(1, false);
+  off.cache.release(off.sealed("context", 1, Segment::kContext));
+  EXPECT_EQ(off.waits, 1);
+  LateFixture on(1);
+  on.cache.release(on.sealed("sink", 1));
+  EXPECT_EQ(on.waits, 0);
+  on.cache.release(on.cache.acquire().value());  // evicts it
+  EXPECT_EQ(on.waits, 1);
+  LateFixture writer(1, false);
+  const BlockId block = writer.sealed("context", 1, Segment::kContext);
+  EXPECT_EQ(writer.cache.make_writable(block), block);
+  EXPECT_EQ(writer.waits, 1);
+  writer.cache.release(block);
+}
+
 TEST(PrefixCacheDeathTest, EqualKeysWithDifferentBytesStopTheProcess) {
   Fixture f(2);
   const BlockId first = f.sealed("sink", "root", Segment::kSink);

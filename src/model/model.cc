@@ -1,9 +1,11 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "exact/format.h"
+#include "weights/kv_scales.h"
 
 namespace fieldprint::model {
 namespace {
@@ -14,10 +16,11 @@ using backend::QuantRows;
 // 16 MiB of logits: enough rows to reuse the output matrix from cache, small beside any model.
 constexpr std::int64_t kLogitBytes = 16LL << 20;
 constexpr std::int32_t kMostLogitRows = 64;
+constexpr std::int64_t kMassesAtOnce = 1 << 20;  ///< floats, less than a transfer takes to begin
 
-std::int32_t logit_rows_of(const weights::ModelSpec& spec) {
+std::int32_t logit_rows_of(const weights::ModelSpec& spec, std::int32_t max_choices) {
   const std::int64_t rows = kLogitBytes / (std::int64_t{spec.vocab} * 4);
-  return static_cast<std::int32_t>(std::clamp<std::int64_t>(rows, 1, kMostLogitRows));
+  return std::max(static_cast<std::int32_t>(std::clamp<std::int64_t>(rows, 1, kMostLogitRows)), max_choices);
 }
 
 /// Where the device reads `count` floats of the file; null stays null.
@@ -36,7 +39,7 @@ void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights
   }
   layer.q_norm = adopt(device, layer.q_norm, spec.head_dim);
   layer.k_norm = adopt(device, layer.k_norm, spec.head_dim);
-  layer.k_offset = adopt(device, layer.k_offset, std::int64_t{spec.kv_heads} * spec.head_dim);
+  layer.kv_scales = adopt(device, layer.kv_scales, spec.kv_heads * weights::kv_scale_columns(spec.head_dim));
   const std::int64_t half = spec.head_dim / 2;
   const std::int64_t high = (spec.context + exact::kRopeLow - 1) / exact::kRopeLow * half;
   layer.rope = {adopt(device, layer.rope.high_cos, high), adopt(device, layer.rope.high_sin, high),
@@ -46,7 +49,8 @@ void adopt(backend::Backend& device, weights::LayerWeights& layer, const weights
 
 }  // namespace
 
-Model::Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens)
+Model::Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens,
+             std::int32_t max_choices)
     : file_(file),
       layers_(file.layers()),
       embedding_(backend.adopt(file.embedding())),
@@ -54,42 +58,61 @@ Model::Model(const weights::ModelFile& file, backend::Backend& backend, std::int
       output_norm_(adopt(backend, file.output_norm(), file.spec().dim)),
       backend_(backend),
       max_tokens_(max_tokens),
-      max_logit_rows_(logit_rows_of(file.spec())),
+      max_logit_rows_(logit_rows_of(file.spec(), max_choices)),
       space_(backend, file.spec(), max_tokens, max_logit_rows_) {
   for (weights::LayerWeights& layer : layers_) adopt(backend, layer, file.spec());
 }
 
-void Model::upload_inputs(std::span<const SequenceSlice> slices) {
-  std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> positions;
-  std::vector<std::int32_t> blocks;
-  std::vector<std::int32_t> slots;
+void Model::upload_inputs(std::span<const SequenceSlice> slices, std::span<const RowChoice> choices) {
   logit_rows_.clear();
+  slice_ends_.clear();
+  std::size_t total = 0;
+  for (const SequenceSlice& slice : slices) {
+    total += slice.tokens.size();
+    slice_ends_.push_back(static_cast<std::int32_t>(total));
+  }
+  tokens_ = static_cast<std::int32_t>(total);
+  CHECK(tokens_ > 0 && tokens_ <= max_tokens_, "a step of {} tokens, at most {}", tokens_, max_tokens_);
+  space_.lay_out(tokens_);
+  const std::int32_t* base = space_.inputs.data();
+  // The same places in host memory.
+  std::vector<std::int32_t> packed(
+      static_cast<std::size_t>(reinterpret_cast<std::int32_t*>(space_.step.choices + choices.size()) - base));
+  const auto at = [&](const std::int32_t* column) { return packed.data() + (column - base); };
+  std::int32_t token = 0;
   for (const SequenceSlice& slice : slices) {
     const std::int32_t count = static_cast<std::int32_t>(slice.tokens.size());
     const core::BlockLayout layout{slice.anchor_tokens};
-    for (std::int32_t i = 0; i < count; ++i) {
+    for (std::int32_t i = 0; i < count; ++i, ++token) {
       const core::TokenPlace place = layout.place(slice.first_position + i);
-      if (i >= count - slice.logits) logit_rows_.push_back(static_cast<std::int32_t>(tokens.size()));
-      tokens.push_back(slice.tokens[static_cast<std::size_t>(i)]);
-      positions.push_back(slice.first_position + i);
-      blocks.push_back(slice.blocks[place.block]);
-      slots.push_back(place.slot);
+      if (i >= count - slice.logits) logit_rows_.push_back(token);
+      at(space_.step.tokens)[token] = slice.tokens[static_cast<std::size_t>(i)];
+      at(space_.step.positions)[token] = slice.first_position + i;
+      at(space_.step.blocks)[token] = slice.blocks[place.block];
+      at(space_.step.slots)[token] = place.slot;
     }
   }
-  tokens_ = static_cast<std::int32_t>(tokens.size());
-  CHECK(tokens_ > 0 && tokens_ <= max_tokens_, "a step of {} tokens, at most {}", tokens_, max_tokens_);
-  const std::int64_t bytes = std::int64_t{tokens_} * 4;
-  backend_.upload(space_.tokens.data(), tokens.data(), bytes);
-  backend_.upload(space_.positions.data(), positions.data(), bytes);
-  backend_.upload(space_.blocks.data(), blocks.data(), bytes);
-  backend_.upload(space_.slots.data(), slots.data(), bytes);
-  backend_.upload(space_.rows.data(), logit_rows_.data(), static_cast<std::int64_t>(logit_rows_.size()) * 4);
-  backend_.clear(space_.non_finite.data(), bytes);
+  CHECK(choices.empty() || choices.size() == logit_rows_.size(), "{} choices for {} rows", choices.size(),
+        logit_rows_.size());
+  std::copy(logit_rows_.begin(), logit_rows_.end(), at(space_.step.rows));
+  auto* choice = reinterpret_cast<std::int32_t*>(space_.step.choices);
+  const std::int64_t words = exact::seen_words(spec().vocab);
+  for (std::size_t i = 0; i < choices.size(); ++i) {
+    std::memcpy(at(choice) + i * (sizeof(exact::TokenChoice) / 4), &choices[i].choice,
+                sizeof(exact::TokenChoice));
+    if (choices[i].choice.penalty == 1.0F) continue;
+    CHECK(static_cast<std::int64_t>(choices[i].seen.size()) == words);
+    backend_.upload(space_.seen.data() + static_cast<std::int64_t>(i) * words, choices[i].seen.data(),
+                    words * 4);
+  }
+  backend_.upload(space_.inputs.data(), packed.data(), static_cast<std::int64_t>(packed.size()) * 4);
 }
 
-std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView kv) {
-  upload_inputs(slices);
+void Model::begin(std::span<const SequenceSlice> slices, KvView kv, std::span<const RowChoice> choices) {
+  upload_inputs(slices, choices);
+  choices_ = static_cast<std::int32_t>(choices.size());
+  CHECK(choices_ <= max_logit_rows_, "{} choices, at most {}", choices_, max_logit_rows_);
+  masses_.clear();
   std::vector<backend::AttentionSequence> sequences;
   std::int32_t first_query = 0;
   for (const SequenceSlice& slice : slices) {
@@ -98,35 +121,50 @@ std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView k
                          slice.floor_odds, slice.ceiling_odds});
     first_query += count;
   }
-
   backend_.plan_attention(sequences, spec().kv_heads);
-  const auto layers = [&] {
-    backend_.embed({embedding_, space_.tokens.data(), spec().embedding_scale, space_.residual.data()},
-                   tokens_);
+  const auto operations = [&] {
+    backend_.embed({embedding_, space_.step.tokens, spec().embedding_scale, space_.residual.data()}, tokens_);
     for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);
+    if (choices_ == 0) return;
+    compute_logits(0, choices_);
+    backend_.choose(
+        {space_.logits.data(), spec().vocab, space_.step.choices, space_.seen.data(), space_.step.chosen},
+        choices_);
   };
-  // Steps of decodes alone come again and again; others hardly ever have the same shape.
-  if (tokens_ == static_cast<std::int32_t>(slices.size())) {
-    backend_.repeat(decodes_[{tokens_, kv.pool, kv.block_stride}], layers);
+  // Steps of decodes alone come again and again; others hardly ever have the same shape. What is recorded
+  // must not change on the way.
+  if (tokens_ == static_cast<std::int32_t>(slices.size()) && !qkv_hook_) {
+    backend_.repeat(decodes_[{tokens_, choices_, kv.pool, kv.block_stride}], operations);
   } else {
-    layers();
+    operations();
   }
+}
 
-  std::vector<std::int32_t> flags(static_cast<std::size_t>(tokens_));
-  backend_.download(flags.data(), space_.non_finite.data(), std::int64_t{tokens_} * 4);
-  std::vector<bool> finite;
-  for (const backend::AttentionSequence& sequence : sequences) {
-    const auto begin = flags.begin() + sequence.first_query;
-    finite.push_back(
-        std::all_of(begin, begin + sequence.queries, [](std::int32_t flag) { return flag == 0; }));
+StepResult Model::finish() {
+  // One after the other in memory, and so in one transfer.
+  std::vector<std::int32_t> back(static_cast<std::size_t>(tokens_ + choices_));
+  backend_.download(back.data(), space_.step.non_finite, static_cast<std::int64_t>(back.size()) * 4);
+  StepResult result;
+  auto begin = back.cbegin();
+  for (const std::int32_t end : slice_ends_) {
+    result.finite.push_back(
+        std::all_of(begin, back.cbegin() + end, [](std::int32_t flag) { return flag == 0; }));
+    begin = back.cbegin() + end;
   }
-  return finite;
+  result.tokens.assign(begin, back.cend());
+  return result;
+}
+
+std::vector<bool> Model::forward(std::span<const SequenceSlice> slices, KvView kv) {
+  begin(slices, kv, {});
+  return finish().finite;
 }
 
 void Model::layer(std::int32_t index, KvView kv) {
   const weights::LayerWeights& w = layers_[static_cast<std::size_t>(index)];
   const weights::ModelSpec& s = spec();
   project(w.qkv, w.attention_norm, space_.qkv.data(), (s.heads + 2 * s.kv_heads) * s.head_dim);
+  if (qkv_hook_) show_qkv(index);
   attend(index, kv);
   const QuantRows attended = space_.quantised(w.attention_output.activation, s.heads * s.head_dim);
   backend_.quantize({space_.wide.data(), attended}, tokens_);
@@ -138,11 +176,19 @@ void Model::layer(std::int32_t index, KvView kv) {
   add_output(w.down, gated, w.post_ffn_norm);
 }
 
+void Model::show_qkv(std::int32_t index) {
+  const std::int64_t floats = std::int64_t{tokens_} * (spec().heads + 2 * spec().kv_heads) * spec().head_dim;
+  std::vector<std::uint8_t> staging;
+  const void* view = backend_.host_view(space_.qkv.data(), floats * 4, staging);
+  qkv_hook_(index, {static_cast<const float*>(view), static_cast<std::size_t>(floats)});
+}
+
 void Model::attend(std::int32_t index, KvView kv) {
   const weights::LayerWeights& w = layers_[static_cast<std::size_t>(index)];
   const weights::ModelSpec& s = spec();
   const backend::KvLayer pages{kv.pool, kv.block_stride,
                                index * s.kv_heads * backend::page_bytes(s.head_dim)};
+  const backend::KvScales scales = weights::kv_scales_of(w.kv_scales, s.kv_heads, s.head_dim);
   backend_.rope_append({.qkv = space_.qkv.data(),
                         .heads = s.heads,
                         .kv_heads = s.kv_heads,
@@ -151,22 +197,22 @@ void Model::attend(std::int32_t index, KvView kv) {
                         .k_norm = w.k_norm,
                         .epsilon = s.norm_epsilon,
                         .rope = w.rope,
-                        .positions = space_.positions.data(),
-                        .blocks = space_.blocks.data(),
-                        .slots = space_.slots.data(),
-                        .k_offset = w.k_offset,
-                        .score_scale = s.score_scale,
+                        .positions = space_.step.positions,
+                        .blocks = space_.step.blocks,
+                        .slots = space_.step.slots,
+                        .scales = scales,
                         .kv = pages,
                         .q = space_.q.data(),
-                        .q_scale = space_.q_scale.data(),
-                        .non_finite = space_.non_finite.data()},
+                        .q_step = space_.q_step.data(),
+                        .non_finite = space_.step.non_finite},
                        tokens_);
   backend_.attention({.heads = s.heads,
                       .kv_heads = s.kv_heads,
                       .head_dim = s.head_dim,
                       .window = w.local ? s.window : 0,
                       .q = space_.q.data(),
-                      .q_scale = space_.q_scale.data(),
+                      .q_step = space_.q_step.data(),
+                      .scales = scales,
                       .kv = pages,
                       .sequences = nullptr,
                       .preface_items = nullptr,
@@ -200,17 +246,29 @@ void Model::add_output(const PackedWeight& w, const QuantRows& input, const floa
                     tokens_);
 }
 
+void Model::compute_logits(std::int32_t first, std::int32_t count) {
+  const PackedWeight& w = output_;
+  QuantRows input = space_.quantised(w.activation, w.cols);
+  input.non_finite = space_.logit_flags.data();
+  backend_.norm_quantize(
+      {space_.residual.data(), space_.step.rows + first, output_norm_, spec().norm_epsilon, input}, count);
+  backend_.linear({w, input, count, space_.logits.data(), spec().vocab, false});
+}
+
 std::span<const float> Model::logits(std::int32_t first, std::int32_t count) {
   CHECK(count > 0 && count <= max_logit_rows_ &&
         first + count <= static_cast<std::int32_t>(logit_rows_.size()));
-  const PackedWeight& w = output_;
-  const QuantRows input = space_.quantised(w.activation, w.cols);
-  backend_.norm_quantize(
-      {space_.residual.data(), space_.rows.data() + first, output_norm_, spec().norm_epsilon, input}, count);
-  backend_.linear({w, input, count, space_.logits.data(), spec().vocab, false});
+  compute_logits(first, count);
   const std::int64_t floats = std::int64_t{count} * spec().vocab;
   const void* view = backend_.host_view(space_.logits.data(), floats * 4, logits_staging_);
   return {static_cast<const float*>(view), static_cast<std::size_t>(floats)};
+}
+
+std::span<const float> Model::chosen_logits(std::int32_t row) {
+  CHECK(row >= 0 && row < choices_);
+  const void* view = backend_.host_view(space_.logits.data() + std::int64_t{row} * spec().vocab,
+                                        std::int64_t{spec().vocab} * 4, logits_staging_);
+  return {static_cast<const float*>(view), static_cast<std::size_t>(spec().vocab)};
 }
 
 void Model::set_logits(std::int32_t row, std::span<const float> logits) {
@@ -243,14 +301,34 @@ void Model::use_activation(weights::LinearRole role, backend::ActivationFormat f
   }
 }
 
-std::vector<float> Model::anchor_mass(std::int32_t row) const {
+void Model::set_kv_scales(std::int32_t layer, std::span<const float> section) {
+  CHECK(static_cast<std::int64_t>(section.size()) ==
+        spec().kv_heads * weights::kv_scale_columns(spec().head_dim));
+  decodes_.clear();
+  const auto floats = static_cast<std::int64_t>(section.size());
+  own_scales_.push_back(std::make_unique<DeviceArray<float>>(backend_, floats));
+  backend_.upload(own_scales_.back()->data(), section.data(), floats * 4);
+  layers_[static_cast<std::size_t>(layer)].kv_scales = own_scales_.back()->data();
+}
+
+std::vector<float> Model::anchor_mass(std::int32_t row) {
   const std::int64_t heads = spec().heads;
   const std::int64_t token = logit_rows_[static_cast<std::size_t>(row)];
+  // Of a decode step all rows are wanted; of a long prefill one of many.
+  const std::int64_t all = spec().layers * tokens_ * heads;
+  if (masses_.empty() && all <= kMassesAtOnce) {
+    masses_.resize(static_cast<std::size_t>(all));
+    backend_.download(masses_.data(), space_.anchor_mass.data(), all * 4);
+  }
   std::vector<float> by_layer;
   std::vector<float> by_head(static_cast<std::size_t>(heads));
   for (std::int64_t layer = 0; layer < spec().layers; ++layer) {
-    backend_.download(by_head.data(), space_.anchor_mass.data() + (layer * tokens_ + token) * heads,
-                      heads * 4);
+    const std::int64_t first = (layer * tokens_ + token) * heads;
+    if (masses_.empty()) {
+      backend_.download(by_head.data(), space_.anchor_mass.data() + first, heads * 4);
+    } else {
+      std::copy_n(masses_.begin() + first, heads, by_head.begin());
+    }
     float sum = 0.0F;
     for (const float mass : by_head) sum += mass;
     by_layer.push_back(sum / static_cast<float>(heads));

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -28,6 +30,18 @@ struct SequenceSlice {
   std::int32_t logits = 0;
 };
 
+/// What chooses the token after a row.
+struct RowChoice {
+  exact::TokenChoice choice;
+  std::span<const std::uint32_t> seen;  ///< the history's tokens as bits; may be empty without a penalty
+};
+
+/// What a step gives.
+struct StepResult {
+  std::vector<bool> finite;          ///< of each slice, whether every activation was
+  std::vector<std::int32_t> tokens;  ///< of each choice, or exact::kNoToken
+};
+
 /// The block pool as kernels see it.
 struct KvView {
   std::uint8_t* pool = nullptr;
@@ -37,20 +51,28 @@ struct KvView {
 /// Runs the transformer on a backend. One instance serves one stream of steps; the weights are shared.
 class Model {
  public:
-  /// `max_tokens` bounds the tokens of one step.
-  Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens);
+  /// `max_tokens` bounds the tokens of one step, `max_choices` those that it chooses.
+  Model(const weights::ModelFile& file, backend::Backend& backend, std::int32_t max_tokens,
+        std::int32_t max_choices = 0);
 
   const weights::ModelSpec& spec() const { return file_.spec(); }
   std::int32_t max_tokens() const { return max_tokens_; }
   /// Rows that one call of logits() may ask for.
   std::int32_t max_logit_rows() const { return max_logit_rows_; }
 
-  /// A ragged batch: prefill chunks and decode steps in any mixture. Writes the new tokens' KV and leaves
-  /// their final hidden states for logits(). Returns for each slice whether every activation was finite.
+  /// Enqueues a ragged batch: prefill chunks and decode steps in any mixture. Writes the new tokens' KV,
+  /// leaves their final hidden states for logits(), and chooses the token after each of the slices' logit
+  /// rows, in their order; with no choices it computes no logits. The block tables must stay until finish().
+  void begin(std::span<const SequenceSlice> slices, KvView kv, std::span<const RowChoice> choices);
+  /// Waits for it.
+  StepResult finish();
+  /// Both, without choices: for each slice whether every activation was finite.
   std::vector<bool> forward(std::span<const SequenceSlice> slices, KvView kv);
 
-  /// Logits of rows first.. of the last forward, in slice order: [count][vocab], until the next call.
+  /// Logits of rows first.. of the last step, in slice order: [count][vocab], until the next call.
   std::span<const float> logits(std::int32_t first, std::int32_t count);
+  /// Of one row that the last step chose for, as if logits() had given all of them.
+  std::span<const float> chosen_logits(std::int32_t row);
   /// Replaces row `row` of the last logits() call, for penalties.
   void set_logits(std::int32_t row, std::span<const float> logits);
   /// Fixed-point probabilities [vocab] of row `row` of the last logits() call, in units of 2^-30 of the
@@ -58,17 +80,28 @@ class Model {
   std::span<const std::int32_t> probabilities(std::int32_t row, float scale);
   /// Share of the anchors in each layer's attention, mean over heads, for a row counted as in logits().
   /// [layers]
-  std::vector<float> anchor_mass(std::int32_t row) const;
+  std::vector<float> anchor_mass(std::int32_t row);
 
   /// Quantises the inputs of every w8r linear of `role` to `format` from here on: how calibration tries a
   /// format.
   void use_activation(weights::LinearRole role, backend::ActivationFormat format);
 
+  /// Sees the rows that each layer of a forward pass takes queries, keys and values from: float
+  /// [T][(H + 2K)·D], before head norms and rotation.
+  using QkvHook = std::function<void(std::int32_t layer, std::span<const float> qkv)>;
+  /// Shows them to `hook` from here on, or to nobody if it is empty: how calibration measures them.
+  void watch_qkv(QkvHook hook) { qkv_hook_ = std::move(hook); }
+  /// Gives a layer scales of the layout of weights::kv_scale_section in place of the file's, even while its
+  /// rows are being shown.
+  void set_kv_scales(std::int32_t layer, std::span<const float> section);
+
   backend::Backend& backend() const { return backend_; }
 
  private:
-  void upload_inputs(std::span<const SequenceSlice> slices);
+  void upload_inputs(std::span<const SequenceSlice> slices, std::span<const RowChoice> choices);
+  void compute_logits(std::int32_t first, std::int32_t count);
   void layer(std::int32_t index, KvView kv);
+  void show_qkv(std::int32_t index);
   void attend(std::int32_t index, KvView kv);
   /// residual += output of a linear on `input`, through the post-norm where the model has one.
   void add_output(const backend::PackedWeight& w, const backend::QuantRows& input, const float* post_norm);
@@ -85,10 +118,16 @@ class Model {
   std::int32_t max_tokens_;
   std::int32_t max_logit_rows_;
   Workspace space_;
-  std::int32_t tokens_ = 0;               ///< of the current step
+  QkvHook qkv_hook_;
+  std::vector<std::unique_ptr<DeviceArray<float>>> own_scales_;  ///< what set_kv_scales was given
+  std::int32_t tokens_ = 0;                                      ///< of the current step
+  std::vector<std::int32_t> slice_ends_;                         ///< of the current step, in its tokens
+  std::int32_t choices_ = 0;                                     ///< of the current step
+  std::vector<float> masses_;             ///< [layers][tokens][heads], where they came back in one piece
   std::vector<std::int32_t> logit_rows_;  ///< token row of each logit row
-  /// Of the layers of a step in which each of so many sequences decodes one token, in that pool.
-  std::map<std::tuple<std::int32_t, const std::uint8_t*, std::int64_t>, std::unique_ptr<backend::Recording>>
+  /// Of a step in which each of so many sequences decodes one token, with so many choices, in that pool.
+  std::map<std::tuple<std::int32_t, std::int32_t, const std::uint8_t*, std::int64_t>,
+           std::unique_ptr<backend::Recording>>
       decodes_;
   std::vector<std::uint8_t> logits_staging_;
   std::vector<std::uint8_t> probabilities_staging_;

@@ -9,6 +9,7 @@
 
 #include "backend/select.h"
 #include "kv/backend_memory.h"
+#include "weights/kv_scales.h"
 #include "weights/tiny_file_testing.h"
 
 namespace fieldprint::model {
@@ -196,6 +197,42 @@ TEST_P(ModelOf, LogitsOfSeveralRowsEqualThoseOfOneAtATime) {
     const std::span<const float> one = model.logits(row, 1);
     EXPECT_TRUE(std::equal(one.begin(), one.end(), all.begin() + row * file().spec().vocab)) << row;
   }
+}
+
+TEST_P(ModelOf, ScalesGivenWhileRowsAreShownAreThoseOfThePass) {
+  const History of = history(70, 6);
+  const auto backend = backend::select_backend("", 2).value();
+  const weights::ModelSpec& spec = file().spec();
+  const std::vector<float> unit =
+      weights::kv_scale_section(weights::unit_kv_calibration(spec.kv_heads, spec.head_dim), spec.score_scale);
+  const kv::KvGeometry geometry{spec.layers, spec.kv_heads, spec.head_dim};
+  kv::BlockPool pool(geometry, 3, kv::backend_memory(*backend, 3 * geometry.block_bytes()));
+  const std::vector<std::int32_t> blocks = {pool.acquire(), pool.acquire(), pool.acquire()};
+  const auto logits = [&](Model& model) {
+    const std::vector<SequenceSlice> slices = {
+        {.tokens = of.tokens, .blocks = blocks.data(), .ceiling_odds = of.ceiling_odds, .logits = 1}};
+    EXPECT_TRUE(model.forward(slices, {pool.base(), geometry.block_bytes()})[0]);
+    const std::span<const float> row = model.logits(0, 1);
+    return std::vector<float>(row.begin(), row.end());
+  };
+  Model before(file(), *backend, kMaxTokens);
+  const std::vector<float> plain = logits(before);
+  for (std::int32_t layer = 0; layer < spec.layers; ++layer) before.set_kv_scales(layer, unit);
+  Model within(file(), *backend, kMaxTokens);
+  std::vector<std::int32_t> seen;
+  within.watch_qkv([&](std::int32_t layer, std::span<const float> qkv) {
+    seen.push_back(layer);
+    EXPECT_EQ(qkv.size(),
+              of.tokens.size() * static_cast<std::size_t>((spec.heads + 2 * spec.kv_heads) * spec.head_dim));
+    within.set_kv_scales(layer, unit);
+  });
+  const std::vector<float> changed = logits(within);
+  EXPECT_EQ(changed, logits(before));
+  EXPECT_NE(changed, plain);
+  EXPECT_EQ(seen.size(), static_cast<std::size_t>(spec.layers));
+  within.watch_qkv({});
+  EXPECT_EQ(logits(within), changed);
+  EXPECT_EQ(seen.size(), static_cast<std::size_t>(spec.layers));
 }
 
 weights::testing::Bytes bytes_of(const std::vector<float>& values) {

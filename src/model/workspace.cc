@@ -7,6 +7,10 @@
 namespace fieldprint::model {
 namespace {
 
+constexpr std::int64_t kInputColumns = 7;
+constexpr std::int64_t kChoiceWords = sizeof(exact::TokenChoice) / sizeof(std::int32_t);
+static_assert(kChoiceWords == 8);
+
 std::int64_t widest_input(const weights::ModelSpec& spec) {
   return std::max({spec.dim, spec.heads * spec.head_dim, spec.hidden});
 }
@@ -15,20 +19,17 @@ std::int64_t widest_input(const weights::ModelSpec& spec) {
 
 Workspace::Workspace(backend::Backend& backend, const weights::ModelSpec& spec, std::int32_t token_count,
                      std::int32_t logit_rows)
-    : tokens(backend, token_count),
-      positions(backend, token_count),
-      blocks(backend, token_count),
-      slots(backend, token_count),
-      rows(backend, token_count),
+    : inputs(backend, kInputColumns * std::int64_t{token_count} + kChoiceWords * (logit_rows + 1)),
+      logit_flags(backend, logit_rows),
+      seen(backend, std::int64_t{logit_rows} * exact::seen_words(spec.vocab)),
       residual(backend, std::int64_t{token_count} * spec.dim),
       qkv(backend, std::int64_t{token_count} * (spec.heads + 2 * spec.kv_heads) * spec.head_dim),
       wide(backend, token_count * std::max<std::int64_t>(2 * std::int64_t{spec.hidden}, widest_input(spec))),
       q(backend, std::int64_t{token_count} * spec.heads * spec.head_dim),
-      q_scale(backend, std::int64_t{token_count} * spec.heads),
+      q_step(backend, std::int64_t{token_count} * spec.heads),
       states(backend,
              std::int64_t{token_count} * spec.heads * 2 * backend::attention_state_floats(spec.head_dim)),
       anchor_mass(backend, std::int64_t{spec.layers} * token_count * spec.heads),
-      non_finite(backend, token_count),
       quant_q(backend, 2 * token_count * widest_input(spec)),
       quant_scale(backend, token_count * (widest_input(spec) / exact::kBlockCols)),
       quant_block_sum(backend, token_count * (widest_input(spec) / exact::kBlockCols)),
@@ -38,13 +39,21 @@ Workspace::Workspace(backend::Backend& backend, const weights::ModelSpec& spec, 
       probability_scale(backend, 1) {}
 
 backend::QuantRows Workspace::quantised(backend::ActivationFormat format, std::int32_t cols) const {
-  return {format,
-          cols,
-          quant_q.data(),
-          quant_scale.data(),
-          quant_row_sum.data(),
-          quant_block_sum.data(),
-          non_finite.data()};
+  return {
+      format,         cols, quant_q.data(), quant_scale.data(), quant_row_sum.data(), quant_block_sum.data(),
+      step.non_finite};
+}
+
+void Workspace::lay_out(std::int32_t tokens) {
+  std::int32_t* next = inputs.data();
+  const auto column = [&] {
+    std::int32_t* begin = next;
+    next += tokens;
+    return begin;
+  };
+  step = {column(), column(), column(), column(), column(), column(), column(), nullptr};
+  next += (inputs.data() - next) & (kChoiceWords - 1);  // choices are aligned
+  step.choices = reinterpret_cast<exact::TokenChoice*>(next);
 }
 
 }  // namespace fieldprint::model

@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kLn2 = 0.6931471805599453;
 constexpr std::size_t kFirstSorted = 256;
+constexpr std::uint64_t kWhole32 = std::uint64_t{1} << 32;
 
 __extension__ using Wide = unsigned __int128;
 
@@ -35,10 +36,10 @@ std::int32_t most_likely(std::span<const float> logits) {
   return static_cast<std::int32_t>(best);
 }
 
-/// The fraction as an integer in units of 2^-32; exact, since a float has 24 significant bits and is rounded
-/// up.
-std::uint64_t fixed32(float fraction) {
-  return static_cast<std::uint64_t>(std::ceil(static_cast<double>(fraction) * 4294967296.0));
+/// The fraction in units of 1/`units`, a power of two: exact, since a float has 24 significant bits, and
+/// rounded up.
+std::uint64_t fixed(float fraction, double units) {
+  return static_cast<std::uint64_t>(std::ceil(static_cast<double>(fraction) * units));
 }
 
 class Candidates {
@@ -56,10 +57,10 @@ class Candidates {
     ids_.resize(count);
   }
 
-  /// Keeps the fewest preferred candidates whose probabilities reach `fraction` of the sum.
-  void keep_top_p(float fraction) {
-    if (fraction >= 1.0F) return;
-    const Wide scaled = static_cast<Wide>(total()) * fixed32(fraction);
+  /// Keeps the fewest preferred candidates whose probabilities reach `fraction` / 2^32 of the sum.
+  void keep_top_p(std::uint64_t fraction) {
+    if (fraction >= kWhole32) return;
+    const Wide scaled = static_cast<Wide>(total()) * fraction;
     const std::uint64_t wanted = static_cast<std::uint64_t>((scaled + 0xFFFFFFFFU) >> 32);
     std::uint64_t sum = 0;
     std::size_t kept = 0;
@@ -74,11 +75,8 @@ class Candidates {
     ids_.resize(std::max<std::size_t>(kept, 1));
   }
 
-  void keep_min_p(float fraction) {
-    if (fraction <= 0.0F) return;
-    const auto least = static_cast<std::uint64_t>(
-        std::ceil(static_cast<double>(fraction) * static_cast<double>(exact::kProbabilityOne)));
-    std::erase_if(ids_, [&](std::int32_t id) { return probability(id) < least; });
+  void keep_min_p(std::int32_t least) {
+    std::erase_if(ids_, [&](std::int32_t id) { return p_[static_cast<std::size_t>(id)] < least; });
   }
 
   /// The candidate at `random`/2^64 of the cumulated probabilities, in the order of ids.
@@ -108,21 +106,46 @@ class Candidates {
   std::vector<std::int32_t> ids_;
 };
 
-void penalise(std::span<float> logits, std::span<const std::int32_t> history, float penalty) {
-  std::vector<bool> done(logits.size());
-  for (const std::int32_t token : history) {
-    const std::size_t i = static_cast<std::size_t>(token);
-    if (done[i]) continue;
-    done[i] = true;
+void penalise(std::span<float> logits, std::span<const std::uint32_t> seen, float penalty) {
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if ((seen[i / 32] >> i % 32 & 1U) == 0) continue;
     logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
   }
 }
 
-void add_logprobs(Pick& pick, const LogitRow& row, std::int32_t maximum, std::int32_t count) {
+/// A row whose seen tokens are penalised.
+class PenalisedRow {
+ public:
+  PenalisedRow(const LogitRow& given, std::span<const std::uint32_t> seen, float penalty) : row_(given) {
+    if (penalty == 1.0F) return;
+    logits_.assign(row_.logits.begin(), row_.logits.end());
+    penalise(logits_, seen, penalty);
+    row_.replace(logits_);
+    row_.logits = logits_;
+  }
+  const LogitRow& get() const { return row_; }
+
+ private:
+  LogitRow row_;
+  std::vector<float> logits_;
+};
+
+std::int32_t choose_penalised(const LogitRow& row, const exact::TokenChoice& choice) {
+  const std::int32_t maximum = most_likely(row.logits);
+  if (!std::isfinite(row.logits[static_cast<std::size_t>(maximum)])) return exact::kNoToken;
+  if (choice.scale == 0.0F) return maximum;
+  Candidates candidates(row.logits, row.probabilities(choice.scale));
+  candidates.keep_top_k(choice.top_k);
+  candidates.keep_top_p(choice.top_p);
+  candidates.keep_min_p(choice.least);
+  return candidates.draw(choice.random);
+}
+
+void add_logprobs(Pick& pick, const LogitRow& row, std::int32_t count) {
   std::uint64_t sum = 0;
   for (const std::int32_t p : row.probabilities(exact::kLog2E)) sum += static_cast<std::uint64_t>(p);
   const double log2_sum = exact::log2_of(sum) - 30.0;
-  const float top = row.logits[static_cast<std::size_t>(maximum)];
+  const float top = row.logits[static_cast<std::size_t>(most_likely(row.logits))];
   const auto logprob = [&](std::int32_t token) {
     const float below = row.logits[static_cast<std::size_t>(token)] - top;
     return static_cast<float>(static_cast<double>(below) - log2_sum * kLn2);
@@ -140,31 +163,36 @@ void add_logprobs(Pick& pick, const LogitRow& row, std::int32_t maximum, std::in
 
 }  // namespace
 
+exact::TokenChoice choice_of(const SamplingSettings& settings, std::size_t history_tokens) {
+  const bool greedy = settings.temperature == 0.0F;
+  return {.penalty = settings.repetition_penalty,
+          .scale = greedy ? 0.0F : exact::kLog2E / settings.temperature,
+          .top_k = settings.top_k,
+          .least = static_cast<std::int32_t>(fixed(settings.min_p, exact::kProbabilityOne)),
+          .top_p = fixed(settings.top_p, static_cast<double>(kWhole32)),
+          .random = greedy ? 0 : philox(settings.seed, history_tokens)};
+}
+
+std::int32_t choose(const LogitRow& row, const exact::TokenChoice& choice,
+                    std::span<const std::uint32_t> seen) {
+  return choose_penalised(PenalisedRow(row, seen, choice.penalty).get(), choice);
+}
+
+Error not_finite() {
+  return environment_error(
+      "the model's output is not finite; the model file does not suit this architecture");
+}
+
 Result<Pick> pick(const LogitRow& given, const SamplingSettings& settings,
                   std::span<const std::int32_t> history, std::int32_t logprobs) {
-  LogitRow row = given;
-  std::vector<float> penalised;
-  if (settings.repetition_penalty != 1.0F) {
-    penalised.assign(row.logits.begin(), row.logits.end());
-    penalise(penalised, history, settings.repetition_penalty);
-    row.replace(penalised);
-    row.logits = penalised;
-  }
-  const std::int32_t maximum = most_likely(row.logits);
-  if (!std::isfinite(row.logits[static_cast<std::size_t>(maximum)])) {
-    return environment_error(
-        "the model's output is not finite; the model file does not suit this architecture");
-  }
+  const exact::TokenChoice choice = choice_of(settings, history.size());
+  SeenTokens seen(static_cast<std::int32_t>(given.logits.size()));
+  if (choice.penalty != 1.0F) seen.add(history);
+  const PenalisedRow row(given, seen.words(), choice.penalty);
   Pick pick;
-  pick.token = maximum;
-  if (settings.temperature > 0) {
-    Candidates candidates(row.logits, row.probabilities(exact::kLog2E / settings.temperature));
-    candidates.keep_top_k(settings.top_k);
-    candidates.keep_top_p(settings.top_p);
-    candidates.keep_min_p(settings.min_p);
-    pick.token = candidates.draw(philox(settings.seed, history.size()));
-  }
-  if (logprobs >= 0) add_logprobs(pick, row, maximum, logprobs);
+  pick.token = choose_penalised(row.get(), choice);
+  if (pick.token == exact::kNoToken) return not_finite();
+  if (logprobs >= 0) add_logprobs(pick, row.get(), logprobs);
   return pick;
 }
 

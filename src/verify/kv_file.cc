@@ -2,10 +2,17 @@
 
 #include <algorithm>
 
-#include "exact/format.h"
+#include "exact/arith.h"
 
 namespace fieldprint::verify {
 namespace {
+
+/// The slot whose value lies at this byte of a channel.
+std::int32_t slot_at(std::int64_t byte) {
+  std::int32_t slot = 0;
+  while (exact::value_slot(slot) != byte) ++slot;
+  return slot;
+}
 
 /// What lies at byte `offset` of a block.
 std::string describe(std::int64_t offset, const weights::ModelSpec& spec) {
@@ -15,14 +22,9 @@ std::string describe(std::int64_t offset, const weights::ModelSpec& spec) {
   const std::int64_t half = exact::kPageTokens * dim;
   const std::string where = fmt::format("layer {}, KV head {}", page / spec.kv_heads, page % spec.kv_heads);
   if (within < half) return fmt::format("{}, key of slot {}, channel {}", where, within / dim, within % dim);
-  if (within < 2 * half) {
-    const std::int64_t value = within - half;
-    return fmt::format("{}, value of slot {}, channel {}", where, value % exact::kPageTokens,
-                       value / exact::kPageTokens);
-  }
-  const std::int64_t scale = (within - 2 * half) / 2;
-  return fmt::format("{}, {} scale of slot {}", where, scale < exact::kPageTokens ? "key" : "value",
-                     scale % exact::kPageTokens);
+  const std::int64_t value = within - half;
+  return fmt::format("{}, value of slot {}, channel {}", where, slot_at(value % exact::kPageTokens),
+                     value / exact::kPageTokens);
 }
 
 }  // namespace

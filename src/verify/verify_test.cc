@@ -357,9 +357,8 @@ TEST(Verify, KvBlocksKeptInAFileAreCheckedToTheByte) {
     return failure == nullptr ? std::string() : failure->name + ": " + failure->detail;
   };
   EXPECT_EQ(named([](auto&) {}), "");
-  // Two layers of one KV head: a page has 64·32 bytes of keys, as many of values, and 2·64 scales of two
-  // bytes.
-  const std::size_t page = 2 * 64 * 32 + 256;
+  // Two layers of one KV head: a page has 64·32 bytes of keys and as many of values.
+  const std::size_t page = 2 * 64 * 32;
   const auto flipped = [&](std::size_t block, std::size_t layer, std::size_t byte) {
     return named([&](auto& kv) { kv[(block * 2 + layer) * page + byte] ^= 4; });
   };
@@ -371,13 +370,14 @@ TEST(Verify, KvBlocksKeptInAFileAreCheckedToTheByte) {
       flipped(0, 0, 2048 + 7 * 64 + 0)
           .starts_with("kv[0]: block 0 of the file differs first in layer 0, KV head 0, value of slot "
                        "0, channel 7:"));
-  EXPECT_TRUE(flipped(1, 1, 4096 + 2 * 3)
-                  .starts_with("kv[1]: block 1 of the file differs first in layer 1, KV head 0, key scale of "
-                               "slot 3:"));
+  // Bytes 0 … 3 of a channel are slots 0, 1, 8, 9; byte 62 is slot 32 + 22.
   EXPECT_TRUE(
-      flipped(1, 0, 4096 + 128 + 2 * 3 + 1)
-          .starts_with("kv[1]: block 1 of the file differs first in layer 0, KV head 0, value scale of "
-                       "slot 3:"));
+      flipped(1, 1, 2048 + 3 * 64 + 2)
+          .starts_with(
+              "kv[1]: block 1 of the file differs first in layer 1, KV head 0, value of slot 8, channel 3:"));
+  EXPECT_TRUE(flipped(1, 0, 2048 + 31 * 64 + 62)
+                  .starts_with("kv[1]: block 1 of the file differs first in layer 0, KV head 0, value of "
+                               "slot 62, channel 31:"));
   EXPECT_TRUE(named([](auto& kv) { kv.pop_back(); }).starts_with("kv: the file has"));
   EXPECT_TRUE(named([](auto& kv) { kv.clear(); }).starts_with("kv: the file has 0 bytes"));
 }

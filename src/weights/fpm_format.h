@@ -24,7 +24,7 @@ namespace fieldprint::weights {
 static_assert(std::endian::native == std::endian::little, "a .fpm file is mapped and used in place");
 
 inline constexpr std::array<char, 8> kFpmMagic = {'\x89', 'F', 'P', 'M', '\r', '\n', '\x1a', '\n'};
-inline constexpr std::uint32_t kFpmVersion = 1;
+inline constexpr std::uint32_t kFpmVersion = 2;  ///< 1 held key offsets in place of scales
 inline constexpr std::uint64_t kFpmAlignment = 64;
 
 enum class SectionKind : std::uint32_t {
@@ -39,7 +39,7 @@ enum class SectionKind : std::uint32_t {
   kQkv = 9,  ///< one matrix or several, numbered by `part`
   kQNorm = 10,
   kKNorm = 11,
-  kKOffset = 12,  ///< float [K][D]
+  kKvScales = 12,  ///< float, the layout of kv_scales.h: rows K, columns 5·D + 4
   kAttentionOutput = 13,
   kPostAttentionNorm = 14,
   kFfnNorm = 15,

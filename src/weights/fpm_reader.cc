@@ -1,36 +1,31 @@
 #include "weights/fpm_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string_view>
 
 #include "base/thread_pool.h"
 #include "exact/format.h"
+#include "weights/section_reader.h"
 
 namespace fieldprint::weights {
 namespace {
 
-using backend::ActivationFormat;
 using backend::LinearFormat;
-using backend::PackedWeight;
 using backend::RopeTable;
 
 constexpr std::array<std::string_view, kSectionKinds> kKindNames = {
     "unknown section", "spec",    "vocabulary", "embedding",        "output",
     "output norm",     "rope",    "local rope", "attention norm",   "qkv",
-    "q norm",          "k norm",  "k offset",   "attention output", "post-attention norm",
+    "q norm",          "k norm",  "KV scales",  "attention output", "post-attention norm",
     "ffn norm",        "gate/up", "down",       "post-ffn norm",    "manifest"};
 
 // More can never be needed: a layer has at most 14 sections, the model eight.
 constexpr std::uint32_t kMaxSections = static_cast<std::uint32_t>(bounds::kMaxLayers) * 14 + 8;
 
 constexpr std::size_t kThreadedBytes = 1 << 20;
-
-Error altered(std::string_view what) {
-  return caller_error(fmt::format("the model file is altered or damaged: {}; import the model again", what));
-}
 
 Error truncated(std::uint64_t needed, std::uint64_t size) {
   return caller_error(
@@ -67,6 +62,11 @@ Result<FpmHeader> read_header(std::span<const std::uint8_t> bytes) {
                     header.version, kFpmVersion));
   }
   if (header.version == 0) return altered("version 0 in the header");
+  if (header.version < kFpmVersion) {
+    return caller_error(fmt::format(
+        "the model file has version {}, older than this program reads ({}); import the model again",
+        header.version, kFpmVersion));
+  }
   if (header.section_count > kMaxSections) {
     return altered(
         fmt::format("the header claims {} sections, more than {}", header.section_count, kMaxSections));
@@ -106,10 +106,6 @@ Status check_header(std::span<const std::uint8_t> bytes, const FpmHeader& header
     return altered("reserved bytes of the header are not zero");
   }
   return {};
-}
-
-std::string name_of(const FpmSection& section) {
-  return section_name(section.kind, section.layer, section.part);
 }
 
 /// The table, when its sections stand in order, aligned, with nothing but zeros between them.
@@ -213,144 +209,6 @@ ModelSpec to_model_spec(const FpmSpec& spec) {
   return out;
 }
 
-/// Takes the sections one after the other and gives each its shape. After the first that does not fit,
-/// everything it gives is empty and `error` says why.
-class SectionReader {
- public:
-  SectionReader(std::span<const std::uint8_t> bytes, const std::vector<FpmSection>& table)
-      : bytes_(bytes), table_(table) {}
-
-  const std::optional<Error>& error() const { return error_; }
-  bool at_end() const { return next_ == table_.size(); }
-
-  bool next_is(SectionKind kind, std::int32_t layer) const {
-    return !error_ && !at_end() && table_[next_].kind == kind && table_[next_].layer == layer;
-  }
-
-  std::span<const std::uint8_t> raw(SectionKind kind) {
-    const FpmSection* section = take(kind, -1, 0);
-    return section == nullptr ? std::span<const std::uint8_t>() : body(*section);
-  }
-
-  const float* floats(SectionKind kind, std::int32_t layer, std::int64_t rows, std::int64_t cols) {
-    const FpmSection* section = take(kind, layer, 0);
-    if (section == nullptr || !has_shape(*section, rows, cols, 4 * rows * cols)) return nullptr;
-    return finite(*section, 0, rows * cols);
-  }
-
-  const float* floats_if_present(SectionKind kind, std::int32_t layer, std::int64_t cols) {
-    return next_is(kind, layer) ? floats(kind, layer, 1, cols) : nullptr;
-  }
-
-  RopeTable rope(SectionKind kind, std::int64_t rows, std::int64_t cols) {
-    const FpmSection* section = take(kind, -1, 0);
-    const std::int64_t values = 2 * (rows + exact::kRopeLow) * cols;
-    if (section == nullptr || !has_shape(*section, rows, cols, 4 * values)) return {};
-    const float* const high = finite(*section, 0, values);
-    if (high == nullptr) return {};
-    const float* const low = high + 2 * rows * cols;
-    return {.high_cos = high,
-            .high_sin = high + rows * cols,
-            .low_cos = low,
-            .low_sin = low + exact::kRopeLow * cols};
-  }
-
-  PackedWeight matrix(SectionKind kind, std::int32_t layer, std::int64_t rows, std::int64_t cols) {
-    const FpmSection* section = take(kind, layer, 0);
-    return section == nullptr ? PackedWeight{} : packed(*section, rows, cols);
-  }
-
-  /// Matrices of `cols` columns that have `rows` rows together.
-  std::vector<PackedWeight> parts(SectionKind kind, std::int32_t layer, std::int64_t rows,
-                                  std::int64_t cols) {
-    std::vector<PackedWeight> out;
-    std::int64_t left = rows;
-    for (std::uint32_t part = 0; left > 0 && !error_; ++part) {
-      const FpmSection* section = take(kind, layer, part);
-      if (section == nullptr) break;
-      if (!between(section->rows, 1, left)) {
-        fail(*section, "has a wrong number of rows");
-        break;
-      }
-      left -= section->rows;
-      out.push_back(packed(*section, section->rows, cols));
-    }
-    return out;
-  }
-
- private:
-  void fail(const FpmSection& section, std::string_view what) {
-    if (!error_) error_ = altered(fmt::format("section {} {}", name_of(section), what));
-  }
-
-  const FpmSection* take(SectionKind kind, std::int32_t layer, std::uint32_t part) {
-    if (error_) return nullptr;
-    if (at_end() || table_[next_].kind != kind || table_[next_].layer != layer ||
-        table_[next_].part != part) {
-      error_ = altered(fmt::format("section {} ({}) is missing", next_, section_name(kind, layer, part)));
-      return nullptr;
-    }
-    const FpmSection& section = table_[next_++];
-    if (section.reserved != 0 || (!is_matrix(kind) && (section.format != 0 || section.activation != 0))) {
-      fail(section, "has reserved bytes that are not zero");
-      return nullptr;
-    }
-    return &section;
-  }
-
-  std::span<const std::uint8_t> body(const FpmSection& section) const {
-    return bytes_.subspan(section.offset, section.bytes);
-  }
-
-  bool has_shape(const FpmSection& section, std::int64_t rows, std::int64_t cols, std::int64_t bytes) {
-    const bool good =
-        section.rows == rows && section.cols == cols && section.bytes == static_cast<std::uint64_t>(bytes);
-    if (!good) fail(section, fmt::format("is not [{}][{}] in {} bytes", rows, cols, bytes));
-    return good;
-  }
-
-  /// `count` floats from a byte of the section on, when all are finite.
-  const float* finite(const FpmSection& section, std::int64_t from, std::int64_t count) {
-    const auto* const values =
-        static_cast<const float*>(static_cast<const void*>(body(section).data() + from));
-    for (std::int64_t i = 0; i < count; ++i) {
-      if (!(values[i] >= -exact::kMaxFloat && values[i] <= exact::kMaxFloat)) {
-        fail(section, "holds a value that is not finite");
-        return nullptr;
-      }
-    }
-    return values;
-  }
-
-  PackedWeight packed(const FpmSection& section, std::int64_t rows, std::int64_t cols) {
-    const auto activation = static_cast<ActivationFormat>(section.activation);
-    const bool w8r = section.format == static_cast<std::uint8_t>(LinearFormat::kW8R) &&
-                     (activation == ActivationFormat::kA8 || activation == ActivationFormat::kA16);
-    const bool w4 = section.format == static_cast<std::uint8_t>(LinearFormat::kW4G32) &&
-                    activation == ActivationFormat::kA8G32;
-    if (!w8r && !w4) {
-      fail(section,
-           fmt::format("has weight format {} with activation format {}", section.format, section.activation));
-      return {};
-    }
-    const auto format = static_cast<LinearFormat>(section.format);
-    if (!has_shape(section, rows, cols, matrix_bytes(format, rows, cols))) return {};
-    PackedWeight out{.format = format,
-                     .activation = activation,
-                     .rows = section.rows,
-                     .cols = section.cols,
-                     .data = body(section).data(),
-                     .row_scale = nullptr};
-    if (w8r) out.row_scale = finite(section, padded_rows(rows) * cols, padded_rows(rows));
-    return out;
-  }
-
-  std::span<const std::uint8_t> bytes_;
-  const std::vector<FpmSection>& table_;
-  std::size_t next_ = 0;
-  std::optional<Error> error_;
-};
-
 LayerWeights read_layer(SectionReader& in, const ModelSpec& spec, std::int32_t layer, bool local) {
   const std::int64_t dim = spec.dim;
   const std::int64_t head_dim = spec.head_dim;
@@ -361,7 +219,7 @@ LayerWeights read_layer(SectionReader& in, const ModelSpec& spec, std::int32_t l
   out.qkv = in.parts(SectionKind::kQkv, layer, attention + 2 * spec.kv_heads * head_dim, dim);
   out.q_norm = in.floats_if_present(SectionKind::kQNorm, layer, head_dim);
   out.k_norm = in.floats_if_present(SectionKind::kKNorm, layer, head_dim);
-  out.k_offset = in.floats(SectionKind::kKOffset, layer, spec.kv_heads, head_dim);
+  out.kv_scales = in.kv_scales(layer, spec.kv_heads, head_dim);
   out.attention_output = in.matrix(SectionKind::kAttentionOutput, layer, dim, attention);
   out.post_attention_norm = in.floats_if_present(SectionKind::kPostAttentionNorm, layer, dim);
   out.ffn_norm = in.floats(SectionKind::kFfnNorm, layer, 1, dim);

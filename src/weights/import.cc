@@ -95,7 +95,7 @@ class Plan {
     }
     add_norm(SectionKind::kQNorm, index, layer.q_norm);
     add_norm(SectionKind::kKNorm, index, layer.k_norm);
-    layers_.push_back({.kind = SectionKind::kKOffset, .layer = index});
+    layers_.push_back({.kind = SectionKind::kKvScales, .layer = index});
     if (Status status = add_matrix(SectionKind::kAttentionOutput, index, {layer.attention_output}); !status) {
       return status;
     }
@@ -245,14 +245,14 @@ class Importer {
   }
 
   Status add_planned(const PlannedSection& section) {
-    if (section.kind == SectionKind::kKOffset) {
-      const std::vector<float> zeros(static_cast<std::size_t>(model_.spec.kv_heads * model_.spec.head_dim),
-                                     0.0F);
-      return writer_->add({.kind = section.kind,
-                           .layer = section.layer,
-                           .rows = model_.spec.kv_heads,
-                           .cols = model_.spec.head_dim},
-                          bytes_of(zeros));
+    if (section.kind == SectionKind::kKvScales) {
+      const ModelSpec& spec = model_.spec;
+      return writer_->add(
+          {.kind = section.kind,
+           .layer = section.layer,
+           .rows = spec.kv_heads,
+           .cols = static_cast<std::int32_t>(kv_scale_columns(spec.head_dim))},
+          bytes_of(kv_scale_section(unit_kv_calibration(spec.kv_heads, spec.head_dim), spec.score_scale)));
     }
     return section.norm != nullptr ? add_norm(section) : add_matrix(section);
   }
@@ -326,17 +326,14 @@ class Importer {
   Status apply_calibration(const Calibrate& calibrate) {
     Result<Calibration> calibration = run_calibration(calibrate);
     if (!calibration) return calibration.error();
-    const std::size_t layer_size = static_cast<std::size_t>(model_.spec.kv_heads * model_.spec.head_dim);
-    CHECK(calibration->k_offset.size() == layer_size * model_.layers.size() &&
-              calibration->roles.size() == kRoles,
+    CHECK(calibration->kv.size() == model_.layers.size() && calibration->roles.size() == kRoles,
           "the calibration has the wrong shape");
-    for (const float value : calibration->k_offset) CHECK(std::isfinite(value), "a key offset is not finite");
     for (std::size_t i = 0; i < writer_->sections().size(); ++i) {
       const FpmSection section = writer_->sections()[i];
-      if (section.kind == SectionKind::kKOffset) {
-        const auto offsets = std::span(calibration->k_offset)
-                                 .subspan(static_cast<std::size_t>(section.layer) * layer_size, layer_size);
-        if (Status status = writer_->replace(i, bytes_of(offsets)); !status) return status;
+      if (section.kind == SectionKind::kKvScales) {
+        const std::vector<float> scales = kv_scale_section(
+            calibration->kv[static_cast<std::size_t>(section.layer)], model_.spec.score_scale);
+        if (Status status = writer_->replace(i, bytes_of(scales)); !status) return status;
       }
       if (is_matrix(section.kind) && section.format == static_cast<std::uint8_t>(LinearFormat::kW8R)) {
         const auto format = calibration->roles[static_cast<std::size_t>(role_of(section.kind))].format;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "weights/kv_scales.h"
 #include "weights/model_file.h"
 
 namespace fieldprint::weights {
@@ -14,7 +15,7 @@ enum class LinearRole : std::uint8_t { kQkv = 0, kAttentionOutput = 1, kGateUp =
 
 /// What only running the model can tell.
 struct Calibration {
-  std::vector<float> k_offset;  ///< [layers][K][D]
+  std::vector<KvCalibration> kv;  ///< [layers]
   /// Activation format of the w8r tensors of each role, and the measured error that decided it.
   struct Choice {
     backend::ActivationFormat format;
@@ -29,8 +30,8 @@ using Calibrate = std::function<Result<Calibration>(const ModelFile& draft)>;
 using ImportProgress = std::function<void(std::int64_t, std::int64_t)>;
 
 /// Converts a GGUF file. Deterministic: the same input gives the same bytes on every machine and backend. The
-/// draft that `calibrate` sees has zero key offsets and int16 activations for w8r. Writes beside `out`, then
-/// renames.
+/// draft that `calibrate` sees has offsets of 0 and scales of 1 for keys and values, and int16 activations
+/// for w8r. Writes beside `out`, then renames.
 Result<std::unique_ptr<ModelFile>> import_gguf(const std::string& gguf, const std::string& out,
                                                const Calibrate& calibrate, const ImportProgress& progress);
 

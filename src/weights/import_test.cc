@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -41,7 +42,7 @@ Bytes read_file(const std::string& path) {
 Result<Calibration> calibrate_nothing(const ModelFile& draft) {
   const ModelSpec& spec = draft.spec();
   Calibration out;
-  out.k_offset.assign(static_cast<std::size_t>(spec.layers * spec.kv_heads * spec.head_dim), 0.0F);
+  out.kv.assign(static_cast<std::size_t>(spec.layers), unit_kv_calibration(spec.kv_heads, spec.head_dim));
   out.roles.assign(5, {ActivationFormat::kA16, 0.0});
   return out;
 }
@@ -122,10 +123,16 @@ TEST_F(Import, TheCalibrationIsWrittenAndNothingElseChanges) {
   bool draft_was_plain = false;
   const auto calibrate = [&](const ModelFile& draft) -> Result<Calibration> {
     const LayerWeights& layer = draft.layers()[3];
-    draft_was_plain =
-        layer.k_offset[5] == 0.0F && layer.attention_output.activation == ActivationFormat::kA16;
+    const backend::KvScales scales = kv_scales_of(layer.kv_scales, 1, 32);
+    draft_was_plain = scales.k_offset[5] == 0.0F && scales.k_inverse[5] == 1.0F &&
+                      scales.q_factor[5] == draft.spec().score_scale && scales.v_scale[31] == 1.0F &&
+                      scales.sink[backend::kSinkValueScale] == 1.0F &&
+                      layer.attention_output.activation == ActivationFormat::kA16;
     auto out = calibrate_nothing(draft);
-    for (std::size_t i = 0; i < out->k_offset.size(); ++i) out->k_offset[i] = static_cast<float>(i);
+    out->kv[3].k_offset[5] = -7.0F;
+    out->kv[3].k_scale[5] = 3.0F;
+    out->kv[3].v_scale[31] = 5.0F;
+    out->kv[3].sink_factor = {6.0F, 0.75F};
     out->roles[static_cast<std::size_t>(LinearRole::kAttentionOutput)] = {ActivationFormat::kA8, 0.25};
     return out;
   };
@@ -133,7 +140,16 @@ TEST_F(Import, TheCalibrationIsWrittenAndNothingElseChanges) {
   const auto model = import_tiny(tiny, "a.fpm", calibrate);
   ASSERT_TRUE(model.ok()) << model.error().message;
   EXPECT_TRUE(draft_was_plain);
-  EXPECT_EQ((*model)->layers()[3].k_offset[5], 3.0F * 32 + 5);
+  const backend::KvScales scales = kv_scales_of((*model)->layers()[3].kv_scales, 1, 32);
+  EXPECT_EQ(scales.k_offset[5], -7.0F);
+  EXPECT_EQ(scales.k_inverse[5], 1.0F / 3.0F);
+  EXPECT_EQ(scales.q_factor[5], 3.0F * (*model)->spec().score_scale);
+  EXPECT_EQ(scales.v_inverse[31], 1.0F / 5.0F);
+  EXPECT_EQ(scales.v_scale[31], 5.0F);
+  EXPECT_EQ(scales.sink[backend::kSinkKeyInverse], 1.0F / 6.0F);
+  EXPECT_EQ(scales.sink[backend::kSinkKeyScale], 6.0F);
+  EXPECT_EQ(scales.sink[backend::kSinkValueInverse], 1.0F / 0.75F);
+  EXPECT_EQ(scales.sink[backend::kSinkValueScale], 0.75F);
   EXPECT_EQ((*model)->layers()[3].attention_output.activation, ActivationFormat::kA8);
   EXPECT_EQ((*model)->layers()[3].down.activation, ActivationFormat::kA8G32);
   EXPECT_EQ((*model)->output().activation, ActivationFormat::kA16);
@@ -246,8 +262,11 @@ TEST_F(Import, ForeignAndNewerFilesAreNamed) {
   EXPECT_NAMES(open_error({'x', 'y'}), "wrong magic");
   EXPECT_NAMES(open_error(read_file(path("tiny.gguf"))), "model import");
   Bytes newer = whole;
-  newer[offsetof(FpmHeader, version)] = 2;
+  newer[offsetof(FpmHeader, version)] = 3;
   EXPECT_NAMES(open_error(newer), "newer than this program");
+  Bytes older = whole;
+  older[offsetof(FpmHeader, version)] = 1;
+  EXPECT_NAMES(open_error(older), "version 1, older than this program reads (2); import the model again");
   Bytes contract = whole;
   contract[offsetof(FpmHeader, canon) + 6] = '9';
   testing::reseal(contract);
@@ -276,6 +295,33 @@ TEST_F(Import, ContentsThatCannotBeAreRefusedWhateverTheDigestsSay) {
   const std::uint64_t embedding = sizeof(FpmHeader) + 2 * sizeof(FpmSection);
   EXPECT_NAMES(with(embedding + offsetof(FpmSection, format), 1), "weight format 1");
   EXPECT_NAMES(with(embedding + offsetof(FpmSection, offset), 64), "does not lie where it should");
+}
+
+TEST_F(Import, ScalesOfKeysAndValuesAreFiniteAndPositiveWhateverTheDigestsSay) {
+  ASSERT_TRUE(import_tiny({}, "a.fpm").ok());
+  const Bytes whole = read_file(path("a.fpm"));
+  FpmHeader header;
+  std::memcpy(&header, whole.data(), sizeof(header));
+  FpmSection scales;
+  for (std::uint32_t i = 0; i < header.section_count && scales.kind != SectionKind::kKvScales; ++i) {
+    std::memcpy(&scales, whole.data() + sizeof(header) + i * sizeof(scales), sizeof(scales));
+  }
+  ASSERT_EQ(scales.bytes, (5 * 32 + 4) * 4U);
+  const auto with = [&](std::uint64_t index, float value) {
+    Bytes altered = whole;
+    std::memcpy(altered.data() + scales.offset + 4 * index, &value, sizeof(value));
+    testing::reseal(altered);
+    return open_error(altered);
+  };
+  EXPECT_EQ(with(31, -1.0F), "");  // the last offset
+  EXPECT_NAMES(with(31, NAN), "layer 0 KV scales holds a value that is not finite");
+  for (const std::uint64_t index : {32, 64, 96, 128, 160, 163}) {
+    EXPECT_EQ(with(index, 0x1p64F), "") << index;
+    for (const float value : {0.0F, -1.0F, 0x1p-65F, 0x1p65F}) {
+      EXPECT_NAMES(with(index, value), "layer 0 KV scales holds a scale that is not positive");
+    }
+    EXPECT_NAMES(with(index, INFINITY), "not finite");
+  }
 }
 
 TEST_F(Import, AManifestThatIsNoJsonObjectIsRefusedWhateverTheDigestsSay) {

@@ -43,7 +43,7 @@ struct LayerWeights {
   std::vector<backend::PackedWeight> qkv;      ///< rows (H + 2K)·D
   const float* q_norm = nullptr;               ///< [D] or null
   const float* k_norm = nullptr;               ///< [D] or null
-  const float* k_offset = nullptr;             ///< [K][D]
+  const float* kv_scales = nullptr;            ///< [K][5·D + 4], read with kv_scales_of
   backend::PackedWeight attention_output{};    ///< [dim][H·D]
   const float* post_attention_norm = nullptr;  ///< [dim] or null
   const float* ffn_norm = nullptr;             ///< [dim]

@@ -37,7 +37,8 @@ Bytes imported(const testing::TinyModel& tiny) {
   const auto calibrate = [](const ModelFile& draft) -> Result<Calibration> {
     const ModelSpec& spec = draft.spec();
     Calibration calibration;
-    calibration.k_offset.assign(static_cast<std::size_t>(spec.layers * spec.kv_heads * spec.head_dim), 0.5F);
+    calibration.kv.assign(static_cast<std::size_t>(spec.layers),
+                          unit_kv_calibration(spec.kv_heads, spec.head_dim));
     calibration.roles.assign(5, {backend::ActivationFormat::kA8, 0.0});
     return calibration;
   };
@@ -84,7 +85,7 @@ void touch(const FpmContents& contents) {
     touch(layer.down, sum);
     touch(layer.attention_norm, spec.dim, sum);
     touch(layer.ffn_norm, spec.dim, sum);
-    touch(layer.k_offset, std::int64_t{spec.kv_heads} * spec.head_dim, sum);
+    touch(layer.kv_scales, spec.kv_heads * kv_scale_columns(spec.head_dim), sum);
     touch(layer.q_norm, spec.head_dim, sum);
     touch(layer.k_norm, spec.head_dim, sum);
     touch(layer.post_attention_norm, spec.dim, sum);

@@ -8,6 +8,7 @@
 #include "base/bounds.h"
 #include "exact/format.h"
 #include "weights/fpm_reader.h"
+#include "weights/kv_scales.h"
 #include "weights/rope_table.h"
 
 namespace fieldprint::weights {
@@ -68,6 +69,15 @@ class Tensors {
   std::int64_t bytes_ = 0;
 };
 
+/// Keys and values are about normal with deviation 1: 4 deviations are 127 levels.
+std::vector<float> random_kv_scales(const ModelSpec& spec) {
+  constexpr float kScale = 4.0F / 127.0F;
+  KvCalibration calibration = unit_kv_calibration(spec.kv_heads, spec.head_dim);
+  std::fill(calibration.k_scale.begin(), calibration.k_scale.end(), kScale);
+  std::fill(calibration.v_scale.begin(), calibration.v_scale.end(), kScale);
+  return kv_scale_section(calibration, spec.score_scale);
+}
+
 LayerWeights random_layer(const ModelSpec& spec, backend::ActivationFormat activation,
                           const backend::RopeTable& rope, Tensors& tensors) {
   LayerWeights layer;
@@ -75,7 +85,7 @@ LayerWeights random_layer(const ModelSpec& spec, backend::ActivationFormat activ
   const std::int64_t kv_width = std::int64_t{spec.kv_heads} * spec.head_dim;
   layer.attention_norm = tensors.floats(spec.dim, 1.0F);
   layer.qkv = {tensors.matrix(width + 2 * kv_width, spec.dim, activation)};
-  layer.k_offset = tensors.floats(kv_width, 0.0F);
+  layer.kv_scales = tensors.copy(random_kv_scales(spec));
   layer.attention_output = tensors.matrix(spec.dim, width, activation);
   layer.ffn_norm = tensors.floats(spec.dim, 1.0F);
   layer.gate_up = {tensors.matrix(2 * std::int64_t{spec.hidden}, spec.dim, activation)};

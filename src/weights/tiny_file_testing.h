@@ -13,8 +13,8 @@
 
 namespace fieldprint::weights::testing {
 
-/// A tiny random model, imported into a folder of its own. Its key offsets are noise, where real ones would
-/// be measured, so that a test notices whether they are used alike everywhere.
+/// A tiny random model, imported into a folder of its own. Its scales of keys and values are noise, where
+/// real ones would be measured, so that a test notices whether they are used alike everywhere.
 class TinyFile {
  public:
   explicit TinyFile(const TinyModel& tiny = {}) : TinyFile(tiny.builder()) {}
@@ -38,8 +38,12 @@ class TinyFile {
     const ModelSpec& spec = draft.spec();
     Noise noise(5);
     Calibration out;
-    for (std::int32_t i = 0; i < spec.layers * spec.kv_heads * spec.head_dim; ++i) {
-      out.k_offset.push_back(0.25F * noise.real());
+    for (std::int32_t layer = 0; layer < spec.layers; ++layer) {
+      KvCalibration& kv = out.kv.emplace_back(unit_kv_calibration(spec.kv_heads, spec.head_dim));
+      for (float& offset : kv.k_offset) offset = 0.25F * noise.real();
+      for (float& scale : kv.k_scale) scale = 0.01F + 0.005F * noise.real();
+      for (float& scale : kv.v_scale) scale = 0.01F + 0.005F * noise.real();
+      for (float& factor : kv.sink_factor) factor = 1.5F + 0.75F * noise.real();
     }
     out.roles.assign(5, {backend::ActivationFormat::kA8, 0.0});
     out.roles[static_cast<std::size_t>(LinearRole::kDown)] = {backend::ActivationFormat::kA16, 0.0};

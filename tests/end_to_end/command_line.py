@@ -1,6 +1,7 @@
-"""Runs the `fieldprint` binary as a user would, on a real model that is imported once for all tests.
+"""Runs the `fieldprint` binary as a user would, on real models that are imported once for all tests.
 
-FIELDPRINT_BINARY names the program, FIELDPRINT_SMOLLM2_GGUF the model; without them the tests skip.
+FIELDPRINT_BINARY names the program, FIELDPRINT_SMOLLM2_GGUF the model (and FIELDPRINT_GEMMA3_GGUF another); without
+them the tests skip.
 """
 
 import atexit
@@ -17,6 +18,7 @@ from typing import NamedTuple
 DONE, REFUTED, BAD_USAGE, ENVIRONMENT_FAILED = range(4)
 BINARY = os.environ.get("FIELDPRINT_BINARY", "")
 GGUF = os.environ.get("FIELDPRINT_SMOLLM2_GGUF", "")
+GEMMA3_GGUF = os.environ.get("FIELDPRINT_GEMMA3_GGUF", "")
 TIMEOUT_S = 300
 
 
@@ -50,10 +52,10 @@ def scratch():
 
 
 @functools.lru_cache(maxsize=None)
-def model():
+def model(gguf=GGUF):
     """Path of the imported model file."""
-    path = os.path.join(scratch(), "smollm2.fpm")
-    ended = run("model", "import", GGUF, "-o", path)
+    path = os.path.join(scratch(), os.path.basename(gguf) + ".fpm")
+    ended = run("model", "import", gguf, "-o", path)
     if ended.status != DONE:
         raise AssertionError(f"the import failed: {ended.err}")
     return path

@@ -12,7 +12,7 @@ namespace fieldprint::backend::cuda {
 /// A recorded launch serves every plan with as many queries and row items: the number of items is read on the
 /// device. Plans of decode steps have no row items.
 struct DevicePlan {
-  const void* buffer;
+  void* buffer;  ///< the fold leaves it as it was uploaded
   std::int32_t queries;
   std::int32_t items;  ///< 0 for a plan that has none, else any number
   std::int32_t row_items;

@@ -12,7 +12,6 @@
 #include "backend/cuda/attention.h"
 #include "backend/cuda/attention_device_testing.h"
 #include "backend/cuda/bandwidth.h"
-#include "exact/arith.h"
 
 /// One layer's attention on the device: median over replays of a graph that runs several layers, whose pages
 /// together exceed the cache. TB/s counts the pages that a step must read, share is that over what a plain
@@ -104,7 +103,13 @@ class Step {
                                .head_dim = batch_.head_dim,
                                .window = 0,
                                .q = q_->as<std::int8_t>(),
-                               .q_scale = q_scale_->as<float>(),
+                               .q_step = q_step_->as<std::int32_t>(),
+                               .scales = {.k_offset = nullptr,
+                                          .k_inverse = nullptr,
+                                          .q_factor = nullptr,
+                                          .v_inverse = nullptr,
+                                          .v_scale = ones_->as<float>(),
+                                          .sink = ones_->as<float>()},
                                .kv = {pool_->as<std::uint8_t>(), stride_, layer * stride_ / layers_},
                                .sequences = nullptr,
                                .preface_items = nullptr,
@@ -121,17 +126,9 @@ class Step {
 
  private:
   void fill_pool(std::int64_t blocks) {
-    const std::int64_t page = page_bytes(batch_.head_dim);
     std::mt19937 random(1);
     std::vector<std::uint8_t> block(static_cast<std::size_t>(stride_));
-    for (std::uint8_t& byte : block) byte = static_cast<std::uint8_t>(random() % 255 + 1);
-    for (std::int64_t p = 0; p < stride_ / page; ++p) {
-      for (std::int64_t i = 0; i < 128; ++i) {
-        const float scale = 0.01F * (0.5F + static_cast<float>(random() % 1024) / 1024.0F);
-        const std::uint16_t bits = exact::to_bf16(scale);
-        std::memcpy(block.data() + p * page + 128 * batch_.head_dim + 2 * i, &bits, 2);
-      }
-    }
+    for (std::uint8_t& byte : block) byte = static_cast<std::uint8_t>(random() % 255 + 129);
     for (std::int64_t b = 0; b < blocks; ++b) {
       check(cudaMemcpyAsync(pool_->as<std::uint8_t>() + b * stride_, block.data(), block.size(),
                             cudaMemcpyHostToDevice, nullptr),
@@ -179,9 +176,12 @@ class Step {
     std::mt19937 random(3);
     std::vector<std::int8_t> q(rows * dim);
     for (std::int8_t& x : q) x = static_cast<std::int8_t>(static_cast<std::int32_t>(random() % 255) - 127);
-    const std::vector<float> scale(rows, 0.002F);
+    constexpr std::int32_t kStep = 300;  // scores then spread over some 20 in log2
+    const std::vector<std::int32_t> step(rows, kStep);
+    const std::vector<float> ones(static_cast<std::size_t>(batch_.kv_heads) * dim, 1.0F);
     q_ = std::make_unique<testing::Buffer>(q.data(), q.size());
-    q_scale_ = std::make_unique<testing::Buffer>(scale.data(), scale.size() * sizeof(float));
+    q_step_ = std::make_unique<testing::Buffer>(step.data(), step.size() * sizeof(std::int32_t));
+    ones_ = std::make_unique<testing::Buffer>(ones.data(), ones.size() * sizeof(float));
     out_ = std::make_unique<testing::Buffer>(rows * dim * sizeof(float), 0);
     mass_ = std::make_unique<testing::Buffer>(rows * sizeof(float), 0);
   }
@@ -197,7 +197,8 @@ class Step {
   std::unique_ptr<testing::Buffer> plan_;
   std::unique_ptr<testing::Buffer> workspace_;
   std::unique_ptr<testing::Buffer> q_;
-  std::unique_ptr<testing::Buffer> q_scale_;
+  std::unique_ptr<testing::Buffer> q_step_;
+  std::unique_ptr<testing::Buffer> ones_;
   std::unique_ptr<testing::Buffer> out_;
   std::unique_ptr<testing::Buffer> mass_;
 };
@@ -213,7 +214,7 @@ void measure(benchmark::State& state, const Batch& batch) {
     seconds = median_ms([&](Stream stream) { step.enqueue(stream); }) / 1e3 / step.layers();
     state.SetIterationTime(seconds);
   }
-  const double token_bytes = batch.kv_heads * (2.0 * batch.head_dim + 4.0);
+  const double token_bytes = batch.kv_heads * 2.0 * batch.head_dim;
   const double tokens = static_cast<double>(batch.sequences) * (batch.context + batch.queries);
   double scores = 0.0;
   for (std::int32_t q = 0; q < batch.queries; ++q) {

@@ -46,7 +46,8 @@ struct AttentionResult {
   std::vector<float> anchor_mass;
 };
 
-/// `multiprocessors` steers how finely the plan cuts; the grid is as large.
+/// `multiprocessors` steers how finely the plan cuts; the grid is as large. Runs twice, as layers follow each
+/// other: the second run finds what the first one leaves behind.
 inline AttentionResult run_on_device(backend::testing::PagedAttention& attention,
                                      std::int32_t multiprocessors) {
   AttentionArgs args = attention.args();
@@ -71,13 +72,17 @@ inline AttentionResult run_on_device(backend::testing::PagedAttention& attention
 
   const Buffer pool(args.kv.pool, static_cast<std::size_t>(pool_bytes));
   const Buffer q(args.q, rows * dim);
-  const Buffer q_scale(args.q_scale, rows * sizeof(float));
+  const Buffer q_step(args.q_step, rows * sizeof(std::int32_t));
+  const Buffer v_scale(args.scales.v_scale, static_cast<std::size_t>(args.kv_heads) * dim * sizeof(float));
+  const Buffer sink(args.scales.sink, static_cast<std::size_t>(args.kv_heads) * 4 * sizeof(float));
   const Buffer plan(work.buffer.data(), work.buffer.size());
   const Buffer workspace(static_cast<std::size_t>(workspace_bytes(shape, work.states)), 0xFF);
   const Buffer out(rows * dim * sizeof(float), 0xFF);
   const Buffer mass(rows * sizeof(float), 0xFF);
   args.q = q.as<std::int8_t>();
-  args.q_scale = q_scale.as<float>();
+  args.q_step = q_step.as<std::int32_t>();
+  args.scales.v_scale = v_scale.as<float>();
+  args.scales.sink = sink.as<float>();
   args.kv.pool = pool.as<std::uint8_t>();
   args.sequences = nullptr;
   args.preface_items = nullptr;
@@ -85,8 +90,8 @@ inline AttentionResult run_on_device(backend::testing::PagedAttention& attention
   args.states = nullptr;
   args.out = out.as<float>();
   args.anchor_mass = mass.as<float>();
-  cuda::attention(args, {plan.as<void>(), work.queries, work.items, work.row_items, multiprocessors},
-                  workspace.as<float>(), nullptr);
+  const DevicePlan on_device{plan.as<void>(), work.queries, work.items, work.row_items, multiprocessors};
+  for (int i = 0; i < 2; ++i) cuda::attention(args, on_device, workspace.as<float>(), nullptr);
   check(cudaDeviceSynchronize(), "attention");
   return {out.floats(rows * dim), mass.floats(rows)};
 }

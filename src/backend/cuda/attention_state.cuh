@@ -32,30 +32,33 @@ struct PlanView {
   }
   __device__ const PlannedSequence* sequences() const { return at<PlannedSequence>(header->sequences_at); }
   __device__ const PlannedQuery* queries() const { return at<PlannedQuery>(header->queries_at); }
-  __device__ const PlannedItem* items() const { return at<PlannedItem>(header->items_at); }
+  __device__ const PlannedItem* items() const { return reinterpret_cast<const PlannedItem*>(header + 1); }
   __device__ const PlannedItem* row_items() const { return at<PlannedItem>(header->row_items_at); }
   __device__ const std::int32_t* blocks() const { return at<std::int32_t>(header->blocks_at); }
 };
 
-/// The empty state has maximum -inf and -0 elsewhere: -0 is what leaves every float as it is when added, so
-/// that a merge needs no case for empty states.
-__device__ __forceinline__ float no_maximum() { return bits_to_float(0xFF800000U); }
+/// The empty state has reference -inf and -0 elsewhere: -0 is what leaves every float as it is when added, so
+/// that a fold needs no case for empty states.
+__device__ __forceinline__ float no_reference() { return bits_to_float(0xFF800000U); }
 constexpr float kNothing = -0.0F;
 
-/// Factors of a merge of maximum `mine` with the next one: of the two, one is exp2(0) = 1.
-struct MergeFactors {
-  float maximum;
-  float mine;
-  float next;
+/// How the next part of a row joins it: the reference stays, or is raised to the part's.
+struct Fold {
+  float factor;  ///< positive, of whichever has the smaller reference
+  bool raised;
 };
-__device__ __forceinline__ MergeFactors merge_factors(float mine, float next) {
-  const bool raised = next > mine;
-  const float smaller = exp2(-fabsf(__fsub_rn(next, mine)));
-  return {raised ? next : mine, raised ? smaller : 1.0F, raised ? 1.0F : smaller};
+/// Of the references of a row and its next part; the row's is brought forward. Where the row is empty it takes
+/// the part's: then the factor is 1, and the fold copies.
+__device__ __forceinline__ Fold fold_references(float& mine, float next) {
+  if (isinf(mine)) mine = next;
+  const bool raised = next > __fadd_rn(mine, exact::kFoldHeadroom);
+  const float factor = exp2(raised ? __fsub_rn(mine, next) : __fsub_rn(next, mine));
+  if (raised) mine = next;
+  return {factor, raised};
 }
 
-__device__ __forceinline__ float merge(float mine, float next, const MergeFactors& factors) {
-  return __fmaf_rn(mine, factors.mine, __fmul_rn(next, factors.next));
+__device__ __forceinline__ float fold(float mine, float next, const Fold& by) {
+  return __fmaf_rn(by.raised ? mine : next, by.factor, by.raised ? next : mine);
 }
 
 /// Tokens of the item's segment that a query sees.
@@ -63,19 +66,21 @@ struct SeenRange {
   std::int32_t first;
   std::int32_t last;
 };
-__device__ __forceinline__ SeenRange seen_range(const PlanView& plan, std::int32_t window,
-                                                const PlannedItem& item, const PlannedQuery& query) {
-  const std::int32_t anchors = plan.sequences()[query.sequence].anchor_tokens;
+__device__ __forceinline__ SeenRange seen_range(std::int32_t window, const PlannedItem& item,
+                                                const PlannedQuery& query) {
+  const std::int32_t anchors = query.anchor_tokens;
   if (item.context == 0) return {0, min(query.position, anchors)};
   return {window > 0 ? max(query.position - window - anchors, 0) : 0, max(query.position - anchors, 0)};
 }
 
 /// Bytes of one page, as page_bytes() of ops.h.
 __device__ __forceinline__ std::int32_t page_size(std::int32_t head_dim) {
-  return exact::kPageTokens * (2 * head_dim + 4);
+  return 2 * exact::kPageTokens * head_dim;
 }
 
-__device__ __forceinline__ float bf16_low(std::uint32_t pair) { return bits_to_float(pair << 16); }
-__device__ __forceinline__ float bf16_high(std::uint32_t pair) { return bits_to_float(pair & 0xFFFF0000U); }
+/// What a score of 1 stands for in log2, for a query with this step.
+__device__ __forceinline__ float score_unit(std::int32_t step) {
+  return __fmul_rn(__int2float_rn(step), exact::kStepUnit);
+}
 
 }  // namespace fieldprint::backend::cuda

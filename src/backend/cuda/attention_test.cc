@@ -44,7 +44,7 @@ std::int64_t differences(const std::vector<float>& expected, const std::vector<f
   return count;
 }
 
-/// Compares with scalar for plans of whole rows, groups and chunks.
+/// Compares with scalar for plans of whole rows, chunks and tiles.
 void expect_scalar(const HeadShape& shape, std::int32_t window, const std::vector<SequenceSpec>& specs,
                    std::uint64_t seed) {
   SCOPED_TRACE(std::to_string(shape.heads) + " heads, " + std::to_string(shape.kv_heads) +
@@ -120,7 +120,7 @@ TEST_F(CudaAttention, EqualsScalarForEveryGroupAndSize) {
   }
 }
 
-TEST_F(CudaAttention, EqualsScalarAcrossChunksAndGroups) {
+TEST_F(CudaAttention, EqualsScalarAcrossChunksAndTiles) {
   for (const HeadShape shape :
        {HeadShape{3, 1, 64}, HeadShape{4, 1, 256}, HeadShape{2, 2, 128}, HeadShape{12, 1, 80}}) {
     for (const std::int32_t window : {0, 2500}) {

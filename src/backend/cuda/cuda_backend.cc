@@ -2,14 +2,14 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "backend/cuda/adoption.h"
 #include "backend/cuda/attention_step.h"
+#include "backend/cuda/choose.h"
 #include "backend/cuda/device.h"
-#include "backend/cuda/digest.h"
+#include "backend/cuda/digest_jobs.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rope.h"
@@ -121,7 +121,10 @@ class CudaBackend final : public Backend {
   void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) override {
     cuda::probabilities(args, rows, stream());
   }
-  void page_digests(const PageDigestArgs& args, std::span<Digest> digests) override;
+  void choose(const ChooseArgs& args, std::int32_t rows) override { cuda::choose(args, rows, stream()); }
+  std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) override {
+    return digests_.begin(args, stream());
+  }
 
  private:
   cuda::Stream stream() const { return stream_.get(); }
@@ -131,9 +134,7 @@ class CudaBackend final : public Backend {
   cuda::Transfer transfer_{stream_.get()};
   cuda::Adoption adoption_{transfer_, stream_.get()};
   cuda::AttentionStep attention_{transfer_, stream_.get()};
-  cuda::Event pages_written_;
-  cuda::PinnedMemory digest_blocks_;
-  cuda::PinnedMemory digests_;
+  cuda::DigestJobs digests_{digest_stream_.get()};
 };
 
 void CudaBackend::repeat(std::unique_ptr<Recording>& recording, const std::function<void()>& operations) {
@@ -147,23 +148,6 @@ void CudaBackend::repeat(std::unique_ptr<Recording>& recording, const std::funct
   const std::vector<std::uint64_t> key = attention_.launch_key();
   if (!graph.holds(key)) graph.record(stream(), key, operations);
   graph.replay(stream());
-}
-
-void CudaBackend::page_digests(const PageDigestArgs& args, std::span<Digest> digests) {
-  const std::int64_t blocks = static_cast<std::int64_t>(args.blocks.size());
-  const std::int64_t count = blocks * args.pages;
-  CHECK(static_cast<std::int64_t>(digests.size()) == count);
-  if (count == 0) return;
-  digest_blocks_.reserve(blocks * 4);
-  digests_.reserve(count * 32);
-  std::memcpy(digest_blocks_.data(), args.blocks.data(), args.blocks.size_bytes());
-  pages_written_.record(stream());
-  pages_written_.hold(digest_stream_.get());
-  cuda::page_digests({args.pool, args.block_stride, args.page_bytes, args.pages,
-                      reinterpret_cast<const std::int32_t*>(digest_blocks_.data()), count, digests_.data()},
-                     digest_stream_.get());
-  check(cudaStreamSynchronize(digest_stream_.get()), "cudaStreamSynchronize");
-  std::memcpy(digests.data(), digests_.data(), digests.size_bytes());
 }
 
 std::string version(int number) { return fmt::format("{}.{}", number / 1000, number % 1000 / 10); }

@@ -21,11 +21,6 @@ __device__ __forceinline__ std::int32_t round_to_int(float x) {
   return __float_as_int(__fadd_rn(x, exact::kRoundMagic)) - __float_as_int(exact::kRoundMagic);
 }
 
-/// round(x·y) of a non-negative product at most 2^23, rounded once.
-__device__ __forceinline__ std::int32_t round_product(float x, float y) {
-  return static_cast<std::int32_t>(float_to_bits(__fmaf_rn(x, y, exact::kMagic23)) - exact::kMagic23Bits);
-}
-
 /// 2^x for |x| ≤ 120.
 __device__ __forceinline__ float exp2_clamped(float x) {
   const float shifted = __fadd_rn(x, exact::kRoundMagic);
@@ -95,13 +90,16 @@ __device__ __forceinline__ std::int32_t quantise(float x, float inverse) {
   return inverse == 0.0F ? 0 : round_to_int(__fmul_rn(x, inverse));
 }
 
-/// bf16 nearest to a positive float, ties to even, as its 16 bits.
-__device__ __forceinline__ std::uint16_t to_bf16(float x) {
-  const std::uint32_t bits = float_to_bits(x);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+/// The query step for a finite row with this largest magnitude.
+__device__ __forceinline__ std::int32_t query_step(float amax) {
+  const float levels = __fmul_rn(amax, exact::kQueryLevels);
+  if (levels >= static_cast<float>(exact::kLargestStep)) return exact::kLargestStep;
+  return max(__float2int_rz(levels) + 1, exact::kSmallestStep);
 }
-__device__ __forceinline__ float from_bf16(std::uint16_t bits) {
-  return bits_to_float(static_cast<std::uint32_t>(bits) << 16);
+
+/// x as an int8 level, x in units of the scale; a NaN gives 0.
+__device__ __forceinline__ std::int32_t clamp_to_level(float x) {
+  return isnan(x) ? 0 : round_to_int(fminf(fmaxf(x, -exact::kA8Max), exact::kA8Max));
 }
 
 /// IEEE binary16 to binary32, exact.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -26,44 +27,52 @@ struct PlannedSequence {
   float ceiling_odds;
 };
 
-/// One query token. A state is that of all query heads of one token over some of its history.
+/// One query token. A state is that of all query heads of one token over some of its history. The parts of
+/// the context come in order: first either the whole row or chunks, then tiles.
 struct PlannedQuery {
   std::int32_t token;  ///< row of q and out
   std::int32_t sequence;
   std::int32_t position;
+  std::int32_t anchor_tokens;  ///< of its sequence
   std::int32_t state;         ///< of its first part of the context
   std::int32_t state_stride;  ///< to the next part
-  std::int32_t parts;
-  std::int32_t first_chunk;   ///< of the first part, where parts are chunks; -1 where they are groups
-  std::int32_t anchor_state;  ///< -1 without anchors
+  std::int32_t whole_parts;   ///< the row, or chunks
+  std::int32_t tile_parts;
+  std::int32_t skipped_tiles;  ///< tiles of its chunk before the first tile part
+  std::int32_t anchor_state;
+  std::int32_t anchor_stride;
+  std::int32_t anchor_parts;  ///< all anchors, or their tiles; 0 without anchors
 };
 
-/// Tiles of one segment for some queries and, on the device, for each KV head.
+/// Tiles of one segment for some queries and, on the device, for each KV head. Tile t has the segment's
+/// pages 2t and 2t + 1; in the table of blocks a missing last page is the one before it again.
 struct PlannedItem {
   std::int32_t first_query;
   std::int32_t queries;
-  std::int32_t block;  ///< where the segment's blocks begin in the table
+  std::int32_t block;  ///< where the segment's blocks begin in the table, one a page
   std::int32_t first_tile;
   std::int32_t end_tile;
-  std::int32_t state;    ///< of the first query; the others' follow
-  std::int32_t context;  ///< 1 for the context, 0 for anchors
-  std::int32_t reserved;
+  std::int32_t state;          ///< of the first query; the others' follow
+  std::int32_t context;        ///< 1 for the context, 0 for anchors
+  std::int32_t settled_tiles;  ///< of the segment: this step writes none of their tokens
 };
 
-/// Query rows (queries × heads of a group) of a row item, at most.
+/// Query rows (queries × heads of a group) of an item, and of a row item, at most.
+inline constexpr std::int32_t kColumnRows = 16;
 inline constexpr std::int32_t kRowsOfItem = 128;
 
-/// The head of the uploaded buffer. Offsets are in bytes from its start.
+/// The head of the uploaded buffer; the items follow it. Offsets are in bytes from its start.
 struct PlanHeader {
   std::int32_t items;      ///< of a few rows each, for decode steps
   std::int32_t row_items;  ///< of up to kRowsOfItem rows, for prefill
   std::int32_t queries;
   std::int32_t sequences_at;
   std::int32_t queries_at;
-  std::int32_t items_at;
   std::int32_t row_items_at;
   std::int32_t blocks_at;
+  std::int32_t taken;  ///< items that warps have come back for; 0 between launches
 };
+static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedItem) % 16 == 0);
 
 struct AttentionWork {
   std::vector<std::byte> buffer;  ///< PlanHeader and what it points to
@@ -73,7 +82,23 @@ struct AttentionWork {
   std::int32_t states;  ///< partial states that the workspace must hold
 };
 
-/// Sequences with at most 16 rows a KV head in this step become items, the others row items.
+/// Shared memory of a warp that works on items: a tile's K and V, the queries, the row's state, two barriers.
+constexpr std::int32_t column_pad(std::int32_t head_dim) {
+  return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+constexpr std::int32_t column_warp_bytes(std::int32_t head_dim) {
+  return static_cast<std::int32_t>(2 * page_bytes(head_dim)) +
+         kColumnRows * column_pad(head_dim) * (1 + static_cast<std::int32_t>(sizeof(float))) + 16;
+}
+/// Such warps on a multiprocessor, as registers and shared memory allow; some of it is left for blocks of the
+/// kernels before and after.
+constexpr std::int32_t column_warps(std::int32_t head_dim) {
+  constexpr std::int32_t kBytes = 216 * 1024;
+  const std::int32_t pad = column_pad(head_dim);
+  return std::min(kBytes / column_warp_bytes(head_dim), pad == 64 ? 10 : pad == 128 ? 7 : 3);
+}
+
+/// Sequences with at most kColumnRows rows a KV head in this step become items, the others row items.
 AttentionWork plan_attention_work(std::span<const AttentionSequence> sequences, const PlanShape& shape);
 
 /// Bytes of the workspace for `states` states.

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "exact/format.h"
+
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -29,7 +31,7 @@ PlanHeader header_of(const AttentionWork& work) {
   return header;
 }
 
-std::int32_t tiles_of(std::int32_t tokens) { return (tokens + 63) / 64; }
+std::int32_t pages_of(std::int32_t tokens) { return (tokens + 63) / 64; }
 
 struct Batch {
   std::vector<std::vector<std::int32_t>> tables;
@@ -55,11 +57,11 @@ Batch random_batch(std::mt19937_64& random) {
     sequence.ceiling_odds = std::numeric_limits<float>::infinity();
     token += sequence.queries;
     std::vector<std::int32_t> table;
-    for (std::int32_t b = 0; b <= tiles_of(sequence.anchor_tokens); ++b) {
+    for (std::int32_t b = 0; b <= pages_of(sequence.anchor_tokens); ++b) {
       table.push_back(shares ? batch.tables.back()[static_cast<std::size_t>(b)] : next_block++);
     }
     const std::int32_t seen = sequence.first_position + sequence.queries - 1 - sequence.anchor_tokens;
-    for (std::int32_t b = 0; b < tiles_of(std::max(seen, 0)); ++b) table.push_back(next_block++);
+    for (std::int32_t b = 0; b < pages_of(std::max(seen, 0)); ++b) table.push_back(next_block++);
     batch.tables.push_back(table);
     batch.sequences.push_back(sequence);
   }
@@ -67,8 +69,15 @@ Batch random_batch(std::mt19937_64& random) {
   return batch;
 }
 
-/// What a plan makes each query do: for each of its states, the blocks in order.
-using Visits = std::map<std::int32_t, std::map<std::int32_t, std::vector<std::int32_t>>>;
+/// Of one segment of one query: the tiles that a part covers, and the blocks of their pages.
+struct Part {
+  std::int32_t first;
+  std::int32_t end;
+  std::vector<std::int32_t> blocks;
+};
+
+/// What a plan makes each query do, by state.
+using Visits = std::map<std::int32_t, std::map<std::int32_t, Part>>;
 
 Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
   const PlanHeader header = header_of(work);
@@ -80,17 +89,70 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
       EXPECT_LT(item.first_tile, item.end_tile);
       EXPECT_LE(item.queries * (shape.heads / shape.kv_heads), rows);
       for (std::int32_t q = 0; q < item.queries; ++q) {
-        auto& seen = visits[item.first_query + q][item.state + q];
-        EXPECT_TRUE(seen.empty()) << "two items write one state";
-        for (std::int32_t t = item.first_tile; t < item.end_tile; ++t) {
-          seen.push_back(blocks.at(static_cast<std::size_t>(item.block + t)));
+        auto [part, is_new] =
+            visits[item.first_query + q].try_emplace(item.state + q, Part{item.first_tile, item.end_tile, {}});
+        EXPECT_TRUE(is_new) << "two items write one state";
+        for (std::int32_t p = 2 * item.first_tile; p < 2 * item.end_tile; ++p) {
+          part->second.blocks.push_back(blocks.at(static_cast<std::size_t>(item.block + p)));
         }
       }
     }
   };
-  visit(array_at<PlannedItem>(work, header.items_at, header.items), 16);
+  visit(array_at<PlannedItem>(work, sizeof(PlanHeader), header.items), kColumnRows);
   visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), kRowsOfItem);
   return visits;
+}
+
+/// Pages of a segment that a query sees.
+struct Pages {
+  std::int32_t first;
+  std::int32_t end;
+};
+
+/// Takes `count` parts from `state` on out of `mine`: together they must be the pages that are seen, in order.
+/// Neighbours in an item may see more, never less.
+std::vector<Part> take(std::map<std::int32_t, Part>& mine, std::int32_t state, std::int32_t stride,
+                       std::int32_t count, Pages seen, const std::int32_t* blocks) {
+  std::vector<Part> parts;
+  for (std::int32_t p = 0; p < count; ++p) {
+    const auto found = mine.find(state + p * stride);
+    if (found == mine.end()) {
+      ADD_FAILURE() << "no item makes state " << state + p * stride;
+      return parts;
+    }
+    parts.push_back(found->second);
+    mine.erase(found);
+    if (p > 0) {
+      EXPECT_EQ(parts[parts.size() - 2].end, parts.back().first);
+    }
+  }
+  if (seen.first >= seen.end) return parts;
+  if (parts.empty() || 2 * parts.front().first > seen.first || 2 * parts.back().end < seen.end) {
+    ADD_FAILURE() << "pages are missing";
+    return parts;
+  }
+  for (const Part& part : parts) {
+    for (std::int32_t p = std::max(2 * part.first, seen.first); p < std::min(2 * part.end, seen.end); ++p) {
+      EXPECT_EQ(part.blocks.at(static_cast<std::size_t>(p - 2 * part.first)), blocks[p]);
+    }
+  }
+  return parts;
+}
+
+/// Wholes are the row or chunks, and what follows starts where a chunk does.
+void expect_chunks(const std::vector<Part>& parts, const PlannedQuery& query) {
+  for (std::int32_t p = 0; p < static_cast<std::int32_t>(parts.size()); ++p) {
+    const Part& part = parts[static_cast<std::size_t>(p)];
+    if (p >= query.whole_parts) {
+      EXPECT_EQ(part.end, part.first + 1);
+      EXPECT_EQ((part.first - (p - query.whole_parts)) % exact::kChunkTiles, query.skipped_tiles);
+    } else if (parts.size() > 1) {
+      EXPECT_EQ(part.first / exact::kChunkTiles, (part.end - 1) / exact::kChunkTiles);
+    }
+    if (p > 0 && p <= query.whole_parts) {
+      EXPECT_EQ(part.first % exact::kChunkTiles, 0);
+    }
+  }
 }
 
 TEST(CudaPlan, EveryQueryMeetsEveryTileThatItSeesOnceInOrder) {
@@ -107,48 +169,62 @@ TEST(CudaPlan, EveryQueryMeetsEveryTileThatItSeesOnceInOrder) {
     const PlanHeader header = header_of(work);
     const auto queries = array_at<PlannedQuery>(work, header.queries_at, header.queries);
     Visits visits = visits_of(work, shape);
-    std::set<std::int32_t> states;
     std::size_t slot = 0;
     for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
       const AttentionSequence& sequence = batch.sequences[s];
       const std::int32_t anchors = sequence.anchor_tokens;
-      const std::int32_t* context = sequence.blocks + 1 + tiles_of(anchors);
       for (std::int32_t q = 0; q < sequence.queries; ++q, ++slot) {
         const PlannedQuery& query = queries.at(slot);
         EXPECT_EQ(query.token, sequence.first_query + q);
         EXPECT_EQ(query.sequence, static_cast<std::int32_t>(s));
         EXPECT_EQ(query.position, sequence.first_position + q);
         auto& mine = visits[static_cast<std::int32_t>(slot)];
-        std::vector<std::int32_t> met;
-        for (std::int32_t p = 0; p < query.parts; ++p) {
-          const std::int32_t state = query.state + p * query.state_stride;
-          EXPECT_TRUE(states.insert(state).second);
-          met.insert(met.end(), mine[state].begin(), mine[state].end());
-          mine.erase(state);
-        }
         const std::int32_t last = std::max(query.position - anchors, 0);
         const std::int32_t first =
             shape.window == 0 ? 0 : std::max(query.position - shape.window - anchors, 0);
-        // Neighbours in an item may see more, never less.
-        for (std::int32_t t = first / 64; t < tiles_of(last); ++t) {
-          EXPECT_EQ(std::count(met.begin(), met.end(), context[t]), 1);
-        }
-        EXPECT_TRUE(std::is_sorted(met.begin(), met.end()));
-        if (std::min(query.position, anchors) > 0) {
-          ASSERT_GE(query.anchor_state, 0);
-          EXPECT_TRUE(states.insert(query.anchor_state).second);
-          const auto& seen = mine[query.anchor_state];
-          for (std::int32_t t = 0; t < tiles_of(std::min(query.position, anchors)); ++t) {
-            EXPECT_EQ(seen.at(static_cast<std::size_t>(t)), sequence.blocks[1 + t]);
-          }
-        }
-        if (query.anchor_state >= 0) mine.erase(query.anchor_state);
+        expect_chunks(take(mine, query.state, query.state_stride, query.whole_parts + query.tile_parts,
+                           {first / 64, pages_of(last)}, sequence.blocks + 1 + pages_of(anchors)),
+                      query);
+        take(mine, query.anchor_state, query.anchor_stride, query.anchor_parts,
+             {0, pages_of(std::min(query.position, anchors))}, sequence.blocks + 1);
         EXPECT_TRUE(mine.empty()) << "an item that no query reads";
       }
     }
     EXPECT_EQ(slot, queries.size());
-    EXPECT_TRUE(states.empty() || *states.rbegin() < work.states);
     if (HasFailure()) return;
+  }
+}
+
+TEST(CudaPlan, StatesAreDistinct) {
+  std::mt19937_64 random(2);
+  for (int round = 0; round < 50; ++round) {
+    const Batch batch = random_batch(random);
+    const PlanShape shape{8, 2, 128, 0, 132};
+    const AttentionWork work = plan_attention_work(batch.sequences, shape);
+    std::set<std::int32_t> states;
+    for (const auto& [slot, mine] : visits_of(work, shape)) {
+      for (const auto& [state, part] : mine) EXPECT_TRUE(states.insert(state).second);
+    }
+    EXPECT_TRUE(states.empty() || *states.rbegin() < work.states);
+  }
+}
+
+TEST(CudaPlan, TilesThatTheStepWritesAreNotSettled) {
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 50; ++round) {
+    const Batch batch = random_batch(random);
+    const AttentionWork work = plan_attention_work(batch.sequences, {8, 2, 128, 0, 132});
+    const PlanHeader header = header_of(work);
+    const auto queries = array_at<PlannedQuery>(work, header.queries_at, header.queries);
+    for (const PlannedItem& item : array_at<PlannedItem>(work, sizeof(PlanHeader), header.items)) {
+      const PlannedQuery& query = queries.at(static_cast<std::size_t>(item.first_query));
+      const AttentionSequence& sequence = batch.sequences[static_cast<std::size_t>(query.sequence)];
+      const std::int32_t start = 1 + (item.context != 0 ? sequence.anchor_tokens : 0);
+      const bool complete = item.context == 0 && sequence.first_position > sequence.anchor_tokens;
+      if (!complete || item.settled_tiles * 128 + start <= sequence.first_position) {
+        EXPECT_LE(item.settled_tiles * 128 + start, std::max(sequence.first_position, start));
+      }
+    }
   }
 }
 
@@ -164,21 +240,67 @@ TEST(CudaPlan, DecodeStepsHaveNoRowItems) {
   EXPECT_GT(work.items, 0);
 }
 
+/// Decode steps of `count` sequences at one position; with `anchors` their preface is the same.
+std::vector<AttentionSequence> decode_step(std::int32_t count, std::int32_t position, std::int32_t anchors,
+                                           std::vector<std::vector<std::int32_t>>& tables) {
+  std::vector<AttentionSequence> sequences;
+  for (std::int32_t s = 0; s < count; ++s) {
+    std::vector<std::int32_t> table;
+    for (std::int32_t b = 0; b <= pages_of(anchors); ++b) table.push_back(b);
+    for (std::int32_t b = 0; b < pages_of(position - anchors); ++b) table.push_back(1000 * (s + 1) + b);
+    tables.push_back(table);
+    sequences.push_back({s, 1, position, anchors, nullptr, 0.0F, std::numeric_limits<float>::infinity()});
+  }
+  for (std::size_t s = 0; s < tables.size(); ++s) sequences[s].blocks = tables[s].data();
+  return sequences;
+}
+
+struct Items {
+  std::int64_t anchors = 0;
+  std::int64_t tiles = 0;  ///< of the context, as are those below
+  std::int64_t chunks = 0;
+  std::int64_t longer = 0;
+};
+Items items_of(const AttentionWork& work) {
+  Items items;
+  for (const PlannedItem& item : array_at<PlannedItem>(work, sizeof(PlanHeader), header_of(work).items)) {
+    const std::int32_t tiles = item.end_tile - item.first_tile;
+    if (item.context == 0) {
+      ++items.anchors;
+    } else if (tiles == 1) {
+      ++items.tiles;
+    } else if (tiles <= exact::kChunkTiles) {
+      ++items.chunks;
+    } else {
+      ++items.longer;
+    }
+  }
+  return items;
+}
+
 TEST(CudaPlan, QueriesThatShareAnchorsShareItems) {
   std::vector<std::vector<std::int32_t>> tables;
-  std::vector<AttentionSequence> sequences;
-  for (std::int32_t s = 0; s < 64; ++s) {
-    tables.push_back({0, 1, 2, 3 + s});
-    sequences.push_back({s, 1, 140, 128, nullptr, 0.0F, std::numeric_limits<float>::infinity()});
-  }
-  for (std::size_t s = 0; s < 64; ++s) sequences[s].blocks = tables[s].data();
-  const AttentionWork work = plan_attention_work(sequences, {2, 2, 128, 0, 132});
-  const PlanHeader header = header_of(work);
-  std::int32_t anchor_items = 0;
-  for (const PlannedItem& item : array_at<PlannedItem>(work, header.items_at, header.items)) {
-    anchor_items += item.context == 0 ? 1 : 0;
-  }
-  EXPECT_EQ(anchor_items, 16);
+  const auto sequences = decode_step(64, 140, 128, tables);
+  EXPECT_EQ(items_of(plan_attention_work(sequences, {8, 2, 128, 0, 132})).anchors, 16);
+}
+
+TEST(CudaPlan, PartsAreAsLargeAsTheDeviceCanBear) {
+  const PlanShape shape{32, 8, 128, 0, 132};
+  const auto items = [&](std::int32_t count, std::int32_t position) {
+    std::vector<std::vector<std::int32_t>> tables;
+    return items_of(plan_attention_work(decode_step(count, position, 0, tables), shape));
+  };
+  const Items many = items(64, 8192);
+  EXPECT_EQ(many.longer, 64);
+  EXPECT_EQ(many.chunks + many.tiles, 0);
+  const Items single = items(1, 8192);
+  EXPECT_EQ(single.tiles, 64);
+  EXPECT_EQ(single.chunks + single.longer, 0);
+  // Chunks in whole rounds over the warps, and tiles for the rest.
+  const Items one_long = items(1, 131072);
+  EXPECT_GT(one_long.chunks, 240);
+  EXPECT_GT(one_long.tiles, 0);
+  EXPECT_EQ(one_long.longer, 0);
 }
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <cooperative_groups.h>
+
 #include <algorithm>
 
 #include "backend/cuda/launch.cuh"
@@ -15,11 +17,13 @@ struct RowSums {
   std::int32_t second;
 };
 
-/// What the warps of a block tell each other about their row.
+/// What the warps of a block tell each other about their row, and the blocks that share one.
 struct Exchange {
   std::uint32_t largest[kMaxWarps];
   RowSums sums[kMaxWarps];
   float factor;
+  std::uint32_t block_largest;
+  RowSums block_sums;
 };
 
 __device__ int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
@@ -44,6 +48,32 @@ __device__ RowSums block_sums(RowSums own, Exchange& exchange) {
   if (lane_index() == 0) exchange.sums[warp_index()] = own;
   __syncthreads();
   return warp_sums(lane_index() < warps() ? exchange.sums[lane_index()] : RowSums{0, 0});
+}
+
+/// Largest magnitude of the row from that of the block, where blocks share a row.
+__device__ std::uint32_t row_max(std::uint32_t largest, Exchange& exchange) {
+  if (gridDim.x == 1) return largest;
+  const auto cluster = cooperative_groups::this_cluster();
+  if (threadIdx.x == 0) exchange.block_largest = largest;
+  cluster.sync();
+  const unsigned other = static_cast<unsigned>(lane_index()) % gridDim.x;
+  return warp_max(*cluster.map_shared_rank(&exchange.block_largest, other));
+}
+
+/// Sums over the row from those of the block, for the first thread of the first block.
+__device__ RowSums row_sums(RowSums own, Exchange& exchange) {
+  if (gridDim.x == 1) return own;
+  const auto cluster = cooperative_groups::this_cluster();
+  if (threadIdx.x == 0) exchange.block_sums = own;
+  cluster.sync();
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    for (unsigned other = 1; other < gridDim.x; ++other) {
+      const RowSums sums = *cluster.map_shared_rank(&exchange.block_sums, other);
+      own = {own.first + sums.first, own.second + sums.second};
+    }
+  }
+  cluster.sync();  // nobody leaves while its sums are being read
+  return own;
 }
 
 /// Lane i's part of the sum of squares: x[i], x[i + 32], … in this order. The loads of a batch are in flight
@@ -197,9 +227,9 @@ template <class Row, int kHeld>
 class Share {
  public:
   __device__ Share(const Row& row, int quads) : row_(row) {
-    const int blocks = static_cast<int>(gridDim.y);
+    const int blocks = static_cast<int>(gridDim.x);
     const int part = (quads / 8 + blocks - 1) / blocks * 8;
-    begin_ = static_cast<int>(blockIdx.y) * part;
+    begin_ = min(static_cast<int>(blockIdx.x) * part, quads);
     end_ = min(begin_ + part, quads);
 #pragma unroll
     for (int k = 0; k < kHeld; ++k) held_[k] = compute(index(k));
@@ -265,7 +295,7 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
   std::uint32_t largest = 0;
 #pragma unroll
   for (int k = 0; k < values.rounds(); ++k) largest = max(largest, largest_of(values[k]));
-  const float amax = bits_to_float(block_max(largest, exchange));
+  const float amax = bits_to_float(row_max(block_max(largest, exchange), exchange));
   const auto [inverse, scale] = quant_scale(amax, two_digits ? exact::kA16Max : exact::kA8Max);
   std::int8_t* row = out.q + (two_digits ? 2 : 1) * t * out.cols;
   std::int32_t first = 0;
@@ -284,8 +314,8 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
     store(row, values.index(k), q);
     first += sum(q);
   }
-  const RowSums sums = block_sums({first, second}, exchange);
-  if (threadIdx.x != 0) return;
+  const RowSums sums = row_sums(block_sums({first, second}, exchange), exchange);
+  if (blockIdx.x != 0 || threadIdx.x != 0) return;
   if (!is_finite_scale(scale)) out.non_finite[t] = 1;
   out.scale[t] = scale;
   if (two_digits) {
@@ -296,12 +326,12 @@ __device__ void quantise_row(const Values& values, const QuantRows& out, std::in
   }
 }
 
-/// One block a row; several, along y, where the format has a scale for each 32 columns.
+/// One block a row, or several along x: a cluster, unless the format has a scale for each 32 columns.
 template <class Rows, int kHeld>
 __global__ void __launch_bounds__(kMaxThreads, 1) quantize_rows(Rows rows, QuantRows out) {
   let_later_kernels_start();
   __shared__ Exchange exchange;
-  const std::int64_t t = blockIdx.x;
+  const std::int64_t t = blockIdx.y;
   const auto row = rows.row(t, out.cols, exchange);
   const Share<decltype(rows.row(t, 0, exchange)), kHeld> values(row, out.cols / 4);
   if (out.format == ActivationFormat::kA8G32) {
@@ -342,7 +372,7 @@ struct Spread {
 };
 
 /// With few rows everything that can help does; with many, a thread that has more to do hides its waits.
-Spread spread(std::int32_t tokens, std::int32_t cols, bool divisible = false) {
+Spread spread(std::int32_t tokens, std::int32_t cols, bool divisible) {
   constexpr int kMultiprocessors = 132;
   constexpr int kMostParts = 8;
   const int quads = cols / 4;
@@ -363,8 +393,9 @@ void launch_held(const Rows& rows, const QuantRows& out, std::int32_t tokens, co
   static const int allowed = cudaFuncSetAttribute(
       quantize_rows<Rows, kHeld>, cudaFuncAttributeMaxDynamicSharedMemorySize, stage_bytes(kMostStagedCols));
   check(allowed, "cudaFuncSetAttribute");
-  const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>(spread.parts));
-  launch_early({grid, spread.threads, shared, 1}, stream, quantize_rows<Rows, kHeld>, rows, out);
+  const dim3 grid(static_cast<unsigned>(spread.parts), static_cast<unsigned>(tokens));
+  const int cluster = out.format == ActivationFormat::kA8G32 ? 1 : spread.parts;
+  launch_early({grid, spread.threads, shared, cluster}, stream, quantize_rows<Rows, kHeld>, rows, out);
 }
 
 template <class Rows>
@@ -383,7 +414,7 @@ void launch(const Rows& rows, const QuantRows& out, std::int32_t tokens, const S
 void norm_quantize(const NormQuantizeArgs& args, std::int32_t tokens, Stream stream) {
   const int shared = stage_bytes(args.out.cols);
   const NormedRows rows{args.x, args.rows, args.weight, args.epsilon, shared > 0};
-  launch(rows, args.out, tokens, spread(tokens, args.out.cols), shared, stream);
+  launch(rows, args.out, tokens, spread(tokens, args.out.cols, false), shared, stream);
 }
 
 void norm_add(const NormAddArgs& args, std::int32_t tokens, Stream stream) {
@@ -392,18 +423,17 @@ void norm_add(const NormAddArgs& args, std::int32_t tokens, Stream stream) {
                                                   stage_bytes(kMostStagedCols));
   check(allowed, "cudaFuncSetAttribute");
   const int shared = stage_bytes(args.cols);
-  const int threads = spread(tokens, args.cols).threads;
+  const int threads = spread(tokens, args.cols, false).threads;
   launch_early({dim3(static_cast<unsigned>(tokens)), threads, shared, 1}, stream, norm_add_rows, args,
                shared > 0);
 }
 
 void quantize(const QuantizeArgs& args, std::int32_t tokens, Stream stream) {
-  launch(PlainRows{args.x}, args.out, tokens,
-         spread(tokens, args.out.cols, args.out.format == ActivationFormat::kA8G32), 0, stream);
+  launch(PlainRows{args.x}, args.out, tokens, spread(tokens, args.out.cols, true), 0, stream);
 }
 
 void gated_quantize(const GatedQuantizeArgs& args, std::int32_t tokens, Stream stream) {
-  const Spread cut = spread(tokens, args.out.cols, args.out.format == ActivationFormat::kA8G32);
+  const Spread cut = spread(tokens, args.out.cols, true);
   if (args.function == GateFunction::kSilu) {
     launch(GatedRows<GateFunction::kSilu>{args.gate_up}, args.out, tokens, cut, 0, stream);
   } else {

@@ -172,11 +172,10 @@ void add_rope(const Data& data, std::int32_t tokens) {
                             .positions = places,
                             .blocks = places + kMostTokens,
                             .slots = places + 2 * kMostTokens,
-                            .k_offset = x,
-                            .score_scale = 0.125F,
+                            .scales = {x, x, x, x, x, x},
                             .kv = {data.pool.data(), kLayers * layer, layer},
                             .q = reinterpret_cast<std::int8_t*>(data.q.data()),
-                            .q_scale = data.as<float>(data.scales),
+                            .q_step = data.as<std::int32_t>(data.scales),
                             .non_finite = data.as<std::int32_t>(data.flags)};
   add("rope_append/" + std::to_string(tokens), 5.0 * tokens * (kHeads + 2 * kKvHeads) * kHeadDim,
       [=](Stream s) { rope_append(args, tokens, s); });

@@ -108,6 +108,20 @@ __device__ void rotate(Pairs<kPairs>& head, const Rotation<kPairs>& by) {
   }
 }
 
+/// Multiplies by the channels' factors from `by` on.
+template <int kPairs>
+__device__ void scale(Pairs<kPairs>& head, const float* by, int half, int first) {
+  if (first >= half) return;
+  float a[kPairs], b[kPairs];
+  load(by + first, a);
+  load(by + half + first, b);
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    head.a[i] = __fmul_rn(head.a[i], a[i]);
+    head.b[i] = __fmul_rn(head.b[i], b[i]);
+  }
+}
+
 template <int kPairs>
 __device__ void subtract(Pairs<kPairs>& head, const float* offset, int half, int first) {
   if (first >= half) return;
@@ -129,75 +143,57 @@ __device__ float abs_max(const Pairs<kPairs>& head) {
   return bits_to_float(warp_max(largest));
 }
 
-/// How the page's quantiser divides: by the scale rounded to bf16.
-struct PageScale {
-  float inverse;
-  std::uint16_t stored;
-  bool finite;
-};
-
-__device__ PageScale page_scale(float amax) {
-  const float scale = quant_scale(amax, exact::kA8Max).scale;
-  const std::uint16_t stored = to_bf16(scale);
-  const float rounded = from_bf16(stored);
-  const bool usable = rounded > 0.0F && rounded < exact::kMaxFloat;
-  return {usable ? __frcp_rn(rounded) : 0.0F, stored, is_finite_scale(scale)};
+/// Stores the levels of x·by.
+template <int kPairs>
+__device__ void store_levels(std::int8_t* to, const Pairs<kPairs>& x, float by, int half, int first) {
+  if (first >= half) return;
+  std::int32_t a[kPairs], b[kPairs];
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    a[i] = clamp_to_level(__fmul_rn(x.a[i], by));
+    b[i] = clamp_to_level(__fmul_rn(x.b[i], by));
+  }
+  store(to + first, a);
+  store(to + half + first, b);
 }
 
-__device__ std::int32_t page_value(float x, float inverse) {
-  return max(-127, min(127, quantise(x, inverse)));
-}
+__device__ bool finite(float amax) { return amax <= exact::kMaxFloat; }
 
 __device__ std::uint8_t* page_of(const RopeAppendArgs& args, const Cut& cut, int t, int head) {
   return args.kv.pool + args.blocks[t] * args.kv.block_stride + args.kv.layer_offset + head * cut.page_bytes;
 }
 
-/// Where the scale of a slot stands: key scales, then value scales.
-__device__ std::uint16_t* scale_at(std::uint8_t* page, int dim, int slot, bool value) {
-  return reinterpret_cast<std::uint16_t*>(page + 2 * exact::kPageTokens * dim) +
-         (value ? exact::kPageTokens : 0) + slot;
+/// Factor on a key's or a value's scale: the token at position 0 has one of its own.
+__device__ float sink_factor(const RopeAppendArgs& args, int t, int head, SinkFactor which) {
+  return args.positions[t] == 0 ? args.scales.sink[4 * head + which] : 1.0F;
 }
 
 template <int kPairs>
-__device__ void store_query(const RopeAppendArgs& args, int t, int h, const Pairs<kPairs>& head, int first) {
-  const auto [inverse, scale] = quant_scale(abs_max(head), exact::kA8Max);
+__device__ void store_query(const RopeAppendArgs& args, int t, int h, Pairs<kPairs>& head, int first) {
+  const int half = args.head_dim / 2;
+  scale(head, args.scales.q_factor + h / (args.heads / args.kv_heads) * args.head_dim, half, first);
+  const float amax = abs_max(head);
+  const bool usable = finite(amax);
+  const std::int32_t step = usable ? query_step(amax) : exact::kSmallestStep;
   const std::int64_t row = static_cast<std::int64_t>(t) * args.heads + h;
   if (lane_index() == 0) {
-    if (!is_finite_scale(scale)) args.non_finite[t] = 1;
-    args.q_scale[row] = __fmul_rn(scale, args.score_scale);
+    if (!usable) args.non_finite[t] = 1;
+    args.q_step[row] = step;
   }
-  if (first >= args.head_dim / 2) return;
-  std::int32_t a[kPairs], b[kPairs];
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    a[i] = quantise(head.a[i], inverse);
-    b[i] = quantise(head.b[i], inverse);
-  }
-  std::int8_t* q = args.q + row * args.head_dim + first;
-  store(q, a);
-  store(q + args.head_dim / 2, b);
+  if (!usable) head = {};
+  store_levels(args.q + row * args.head_dim, head, __fdiv_rn(0x1p22F, __int2float_rn(step)), half, first);
 }
 
 template <int kPairs>
-__device__ void store_key(const RopeAppendArgs& args, const Cut& cut, int t, int h, const Pairs<kPairs>& head,
+__device__ void store_key(const RopeAppendArgs& args, const Cut& cut, int t, int h, Pairs<kPairs>& head,
                           int first) {
-  const PageScale scale = page_scale(abs_max(head));
-  std::uint8_t* page = page_of(args, cut, t, h);
-  const int slot = args.slots[t];
-  if (lane_index() == 0) {
-    if (!scale.finite) args.non_finite[t] = 1;
-    *scale_at(page, args.head_dim, slot, false) = scale.stored;
-  }
-  if (first >= args.head_dim / 2) return;
-  std::int32_t a[kPairs], b[kPairs];
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    a[i] = page_value(head.a[i], scale.inverse);
-    b[i] = page_value(head.b[i], scale.inverse);
-  }
-  std::int8_t* k = reinterpret_cast<std::int8_t*>(page) + slot * args.head_dim + first;
-  store(k, a);
-  store(k + args.head_dim / 2, b);
+  const int dim = args.head_dim;
+  const float amax = abs_max(head);
+  if (lane_index() == 0 && !finite(amax)) args.non_finite[t] = 1;
+  subtract(head, args.scales.k_offset + h * dim, dim / 2, first);
+  scale(head, args.scales.k_inverse + h * dim, dim / 2, first);
+  std::int8_t* k = reinterpret_cast<std::int8_t*>(page_of(args, cut, t, h)) + args.slots[t] * dim;
+  store_levels(k, head, sink_factor(args, t, h, kSinkKeyInverse), dim / 2, first);
 }
 
 /// One warp a token: the heads of the group, queries and keys, under one rotation.
@@ -224,9 +220,7 @@ __device__ void append_rotated(const RopeAppendArgs& args, const Cut& cut, int b
       if (is_query) {
         store_query(args, t, h, head, first);
       } else {
-        const int kv_head = h - args.heads;
-        subtract(head, args.k_offset + kv_head * args.head_dim, half, first);
-        store_key(args, cut, t, kv_head, head, first);
+        store_key(args, cut, t, h - args.heads, head, first);
       }
     }
   }
@@ -243,13 +237,20 @@ struct ValueWindow {
   bool word[kMostWindow];           ///< whether it is a store of four
 };
 
-/// Whether the four tokens from `first` on fill an aligned word of one page.
+/// The tokens of a word, counted from its first: 0, 1, 8, 9. Their order in the page is exact::value_slot's.
+__device__ int in_word(int i) { return (i & 1) + 8 * (i >> 1); }
+__device__ int place_in_word(int slot) { return (slot & 1) + (slot & 8); }
+__device__ int value_slot(int slot) {
+  return (slot & 0x30) + 4 * ((slot & 7) >> 1) + 2 * ((slot >> 3) & 1) + (slot & 1);
+}
+
+/// Whether token `first` and those that belong to its word fill it.
 __device__ bool fills_word(const RopeAppendArgs& args, int first, int begin, int end) {
-  if (first < begin || first + 4 > end) return false;
-  bool fills = args.slots[first] % 4 == 0;
+  if (first < begin || first + in_word(3) >= end) return false;
+  bool fills = place_in_word(args.slots[first]) == 0;
   for (int i = 1; i < 4; ++i) {
-    fills = fills && args.blocks[first + i] == args.blocks[first] &&
-            args.slots[first + i] == args.slots[first] + i;
+    fills = fills && args.blocks[first + in_word(i)] == args.blocks[first] &&
+            args.slots[first + in_word(i)] == args.slots[first] + in_word(i);
   }
   return fills;
 }
@@ -258,9 +259,9 @@ __device__ void list_stores(const RopeAppendArgs& args, int begin, int end, Valu
   int stores = 0;
   for (int base = begin; base < end; base += 32) {
     const int t = base + lane_index();
-    const int in_word = t < end ? args.slots[t] % 4 : 0;
-    const bool word = t < end && fills_word(args, t - in_word, begin, end);
-    const bool listed = t < end && (!word || in_word == 0);
+    const int place = t < end ? place_in_word(args.slots[t]) : 0;
+    const bool word = t < end && fills_word(args, t - place, begin, end);
+    const bool listed = t < end && (!word || place == 0);
     const std::uint32_t before = __ballot_sync(kAllLanes, listed);
     if (listed) {
       const int at = stores + __popc(before & ((1U << lane_index()) - 1U));
@@ -272,33 +273,28 @@ __device__ void list_stores(const RopeAppendArgs& args, int begin, int end, Valu
   if (lane_index() == 0) window.stores = stores;
 }
 
-__device__ void quantise_value(const RopeAppendArgs& args, const Cut& cut, int t, int h, std::int8_t* q) {
+__device__ void quantise_value(const RopeAppendArgs& args, int t, int h, std::int8_t* q) {
   const int dim = args.head_dim;
   const std::int64_t row =
       static_cast<std::int64_t>(t) * (args.heads + 2 * args.kv_heads) + args.heads + args.kv_heads + h;
   const float* x = args.qkv + row * dim;
-  constexpr int kQuads = kMaxHeadDim / 128;
-  float v[kQuads][4] = {};
+  const float factor = sink_factor(args, t, h, kSinkValueInverse);
   std::uint32_t largest = 0;
 #pragma unroll
-  for (int k = 0; k < kQuads; ++k) {
-    const int first = k * 128 + lane_index() * 4;
-    if (first < dim) load(x + first, v[k]);
-    for (const float value : v[k]) largest = max(largest, magnitude(value));
-  }
-  const PageScale scale = page_scale(bits_to_float(warp_max(largest)));
-#pragma unroll
-  for (int k = 0; k < kQuads; ++k) {
-    const int first = k * 128 + lane_index() * 4;
-    if (first >= dim) continue;
+  for (int first = lane_index() * 4; first < kMaxHeadDim; first += 128) {
+    if (first >= dim) break;
+    float v[4], inverse[4];
+    load(x + first, v);
+    load(args.scales.v_inverse + h * dim + first, inverse);
     std::int32_t out[4];
-    for (int i = 0; i < 4; ++i) out[i] = page_value(v[k][i], scale.inverse);
+    for (int i = 0; i < 4; ++i) {
+      largest = max(largest, magnitude(v[i]));
+      out[i] = clamp_to_level(__fmul_rn(__fmul_rn(v[i], inverse[i]), factor));
+    }
     store(q + first, out);
   }
-  if (lane_index() == 0) {
-    if (!scale.finite) args.non_finite[t] = 1;
-    *scale_at(page_of(args, cut, t, h), dim, args.slots[t], true) = scale.stored;
-  }
+  const bool usable = finite(bits_to_float(warp_max(largest)));
+  if (lane_index() == 0 && !usable) args.non_finite[t] = 1;
 }
 
 /// Values stand transposed in their page, so a window is turned in shared memory first.
@@ -306,7 +302,7 @@ __device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int he
                               ValueWindow& window) {
   const int dim = args.head_dim;
   for (int t = begin + warp_index(); t < end; t += kWarps)
-    quantise_value(args, cut, t, head, window.q[t - begin]);
+    quantise_value(args, t, head, window.q[t - begin]);
   if (warp_index() == kWarps - 1) list_stores(args, begin, end, window);
   __syncthreads();
   const int stores = window.stores;
@@ -315,10 +311,11 @@ __device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int he
     const int entry = i % stores;
     const int at = window.token[entry];
     const int t = begin + at;
-    std::uint8_t* to = page_of(args, cut, t, head) + (dim + d) * exact::kPageTokens + args.slots[t];
+    std::uint8_t* to =
+        page_of(args, cut, t, head) + (dim + d) * exact::kPageTokens + value_slot(args.slots[t]);
     if (window.word[entry]) {
-      *reinterpret_cast<char4*>(to) = {window.q[at][d], window.q[at + 1][d], window.q[at + 2][d],
-                                       window.q[at + 3][d]};
+      *reinterpret_cast<char4*>(to) = {window.q[at + in_word(0)][d], window.q[at + in_word(1)][d],
+                                       window.q[at + in_word(2)][d], window.q[at + in_word(3)][d]};
     } else {
       *to = static_cast<std::uint8_t>(window.q[at][d]);
     }

@@ -156,11 +156,16 @@ inline void rope_append(const RopeAppendArgs& args, std::int64_t begin, std::int
   const Mirror positions(args.positions, end);
   const Mirror blocks(args.blocks, end);
   const Mirror slots(args.slots, end);
-  const Mirror k_offset(args.k_offset, args.kv_heads * dim);
+  const std::int64_t channels = args.kv_heads * dim;
+  const Mirror k_offset(args.scales.k_offset, channels);
+  const Mirror k_inverse(args.scales.k_inverse, channels);
+  const Mirror q_factor(args.scales.q_factor, channels);
+  const Mirror v_inverse(args.scales.v_inverse, channels);
+  const Mirror sink(args.scales.sink, 4LL * args.kv_heads);
   const Mirror pool(args.kv.pool, largest(args.blocks, end) * args.kv.block_stride + args.kv.layer_offset +
                                       args.kv_heads * page_bytes(dim));
   const Mirror q(args.q, end * args.heads * dim);
-  const Mirror q_scale(args.q_scale, end * args.heads);
+  const Mirror q_step(args.q_step, end * args.heads);
   const Mirror non_finite(args.non_finite, end);
   RopeAppendArgs device = args;
   device.qkv = qkv.data() + begin * row;
@@ -170,15 +175,16 @@ inline void rope_append(const RopeAppendArgs& args, std::int64_t begin, std::int
   device.positions = positions.data() + begin;
   device.blocks = blocks.data() + begin;
   device.slots = slots.data() + begin;
-  device.k_offset = k_offset.data();
+  device.scales = {k_offset.data(),  k_inverse.data(), q_factor.data(),
+                   v_inverse.data(), nullptr,          sink.data()};
   device.kv.pool = pool.data();
   device.q = q.data() + begin * args.heads * dim;
-  device.q_scale = q_scale.data() + begin * args.heads;
+  device.q_step = q_step.data() + begin * args.heads;
   device.non_finite = non_finite.data() + begin;
   cuda::rope_append(device, count(begin, end), nullptr);
   pool.store();
   q.store();
-  q_scale.store();
+  q_step.store();
   non_finite.store();
 }
 
