@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/attention_plan.h"
+#include "backend/kernel_testing.h"
 #include "backend/ops.h"
 #include "exact/arith.h"
 #include "exact/format.h"
@@ -82,7 +83,8 @@ class PagedAttention {
     layer_bytes_ = page_bytes(shape.head_dim) * shape.kv_heads;
     block_stride_ = layer_bytes_ + 128;
     number_blocks(placement_seed);
-    pool_.resize(static_cast<std::size_t>((blocks_ - 1) * block_stride_ + kLayerOffset + layer_bytes_));
+    const std::int64_t pool_bytes = (blocks_ - 1) * block_stride_ + kLayerOffset + layer_bytes_;
+    pool_.resize(static_cast<std::size_t>(pool_bytes) / sizeof(CacheLine));
     for (std::size_t s = 0; s < specs_.size(); ++s) write_tokens(s);
     make_queries();
     make_scales();
@@ -108,7 +110,7 @@ class PagedAttention {
                        .v_inverse = nullptr,
                        .v_scale = v_scale_.data(),
                        .sink = sink_.data()},
-            .kv = {pool_.data(), block_stride_, kLayerOffset},
+            .kv = {pool_.front().bytes, block_stride_, kLayerOffset},
             .sequences = sequences_.data(),
             .preface_items = plan_.preface.data(),
             .context_items = plan_.context.data(),
@@ -236,7 +238,7 @@ class PagedAttention {
       block = 1 + (position - 1) / exact::kPageTokens;
       *slot = (position - 1) % exact::kPageTokens;
     }
-    return pool_.data() + tables_[s][static_cast<std::size_t>(block)] * block_stride_ + kLayerOffset +
+    return pool_.front().bytes + tables_[s][static_cast<std::size_t>(block)] * block_stride_ + kLayerOffset +
            kv_head * page_bytes(shape_.head_dim);
   }
 
@@ -346,7 +348,7 @@ class PagedAttention {
   std::int64_t layer_bytes_ = 0;
   std::int64_t block_stride_ = 0;
   std::int32_t blocks_ = 0;
-  std::vector<std::uint8_t> pool_;
+  std::vector<CacheLine> pool_;
   std::vector<std::vector<std::int32_t>> tables_;
   std::vector<AttentionSequence> sequences_;
   std::vector<std::int8_t> q_;

@@ -143,6 +143,7 @@ inline std::int32_t reduce_add(__m256i x) {
 
 /// Takes out the scores of tokens that the row does not see.
 inline void hide_unseen(const Row& row, std::int64_t start, TileScores& scores) {
+  if (row.first <= start && row.last >= start + kTileTokens) return;
   for (std::int64_t j = 0; j < kTileTokens; ++j) {
     if (start + j < row.first || start + j >= row.last) scores.dots[j] = simd::kUnseenScore;
   }
@@ -226,8 +227,9 @@ inline void add_values(const simd::TilePages& tile, const UnpackedTile& unpacked
 
 /// Folds the tile into the chunks of N rows.
 template <int N>
-inline void attend_rows(const simd::TilePages& tile, const UnpackedTile& unpacked, std::int64_t dim,
+inline void attend_rows(const simd::TilePages& whole, const UnpackedTile& unpacked, std::int64_t dim,
                         Row* const* rows) {
+  const simd::TilePages tile = simd::seen_pages(whole, rows, N);
   TileScores scores[N] = {};
   for (std::int64_t p = tile.begin; p < tile.end; ++p) {
     std::int32_t* dots[N];
@@ -242,8 +244,7 @@ inline void attend_rows(const simd::TilePages& tile, const UnpackedTile& unpacke
   alignas(16) float denominators[4] = {};
   for (int n = 0; n < N; ++n) {
     const Row& row = *rows[n];
-    const bool whole = row.first <= tile.start && row.last >= tile.start + kTileTokens;
-    if (!whole) hide_unseen(row, tile.start, scores[n]);
+    hide_unseen(row, tile.start, scores[n]);
     const Weighed weighed = weigh(row, scores[n], weights[n]);
     references[n] = static_cast<float>(weighed.maximum) * row.score.unit;
     denominators[n] = static_cast<float>(weighed.sum);

@@ -21,9 +21,19 @@ using simd::kTileTokens;
 using simd::ScoreUnit;
 using simd::State;
 
+/// dwords[k]: dword k of each quarter, everywhere in that quarter, to multiply regrouped lines with.
+struct Spread {
+  __m512i dwords[4];
+};
+
+inline Spread spread(__m512i bytes) {
+  return {{_mm512_shuffle_epi32(bytes, _MM_PERM_AAAA), _mm512_shuffle_epi32(bytes, _MM_PERM_BBBB),
+           _mm512_shuffle_epi32(bytes, _MM_PERM_CCCC), _mm512_shuffle_epi32(bytes, _MM_PERM_DDDD)}};
+}
+
 /// One query head of one token, and the tokens [first, last) of the segment that it sees.
 struct Row {
-  alignas(64) std::int8_t spread[4 * kMaxDim];  // of each 64 bytes of q: its dwords as spread_dwords has them
+  Spread spread[kMaxDim / 64];  // of q, 64 bytes at a time
   const std::int8_t* q;
   ScoreUnit score;
   std::int32_t bias;  // -128·Σq: takes back the offset of the unsigned keys
@@ -32,21 +42,6 @@ struct Row {
   State chunk;
   State row;
 };
-
-/// Dword k of each quarter, everywhere in that quarter.
-template <int K>
-inline __m512i spread_dwords(__m512i bytes) {
-  return _mm512_shuffle_epi32(bytes, static_cast<_MM_PERM_ENUM>(K * 0x55));
-}
-
-/// All four of them.
-inline void spread_dwords(__m512i bytes, void* out) {
-  auto* to = static_cast<__m512i*>(out);
-  _mm512_store_si512(to, spread_dwords<0>(bytes));
-  _mm512_store_si512(to + 1, spread_dwords<1>(bytes));
-  _mm512_store_si512(to + 2, spread_dwords<2>(bytes));
-  _mm512_store_si512(to + 3, spread_dwords<3>(bytes));
-}
 
 /// Mask of the bytes below `left` of 64.
 inline __mmask64 bytes_left(std::int64_t left) {
@@ -57,7 +52,7 @@ inline void set_query(Row& row, const std::int8_t* q, std::int64_t dim) {
   __m512i sum = _mm512_setzero_si512();
   for (std::int64_t d = 0; d < dim; d += 64) {
     const __m512i bytes = _mm512_maskz_loadu_epi8(bytes_left(dim - d), q + d);
-    spread_dwords(bytes, row.spread + 4 * d);
+    row.spread[d / 64] = spread(bytes);
     sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), bytes);
   }
   row.q = q;
@@ -71,6 +66,17 @@ struct TileScores {
 struct TileWeights {
   alignas(64) std::uint8_t bytes[kTileTokens];
 };
+
+/// Gives scores to the pages that are not looked at.
+template <int N>
+inline void clear_unread(const simd::TilePages& tile, TileScores (&scores)[N]) {
+  for (std::int64_t p = 0; p < kTilePages; ++p) {
+    if (p >= tile.begin && p < tile.end) continue;
+    for (int n = 0; n < N; ++n) {
+      for (std::int64_t g = 0; g < 4; ++g) scores[n].dots[4 * p + g] = _mm512_setzero_si512();
+    }
+  }
+}
 
 /// One number for each of four rows from one vector for each of N: `op` folds lanes, in any order.
 template <int N, typename Op>

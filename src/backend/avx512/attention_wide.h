@@ -89,7 +89,10 @@ template <int N, int J>
 inline void add_values(const simd::TilePages& tile, const UnpackedTile& unpacked, std::int64_t dim,
                        std::int64_t d, const TileWeights* weights, const FoldStep* steps, Row* const* rows) {
   // 254 · 128 · 128 < 2^22 fits.
-  __m512i sums[N][J] = {};
+  __m512i sums[N][J];
+  for (auto& row : sums) {
+    for (auto& sum : row) sum = _mm512_setzero_si512();
+  }
   for (std::int64_t p = tile.begin; p < tile.end; ++p) {
     for (std::int64_t token = 0; token < kPageTokens; token += 4) {
       const std::uint8_t* values = unpacked.values[p] + token * dim + 4 * d;
@@ -109,9 +112,11 @@ inline void add_values(const simd::TilePages& tile, const UnpackedTile& unpacked
 }
 
 template <int N>
-inline void attend_wide(const simd::TilePages& tile, const UnpackedTile& unpacked, std::int64_t dim,
+inline void attend_wide(const simd::TilePages& whole, const UnpackedTile& unpacked, std::int64_t dim,
                         Row* const* rows) {
-  TileScores scores[N] = {};
+  const simd::TilePages tile = simd::seen_pages(whole, rows, N);
+  TileScores scores[N];
+  clear_unread(tile, scores);
   for (std::int64_t p = tile.begin; p < tile.end; ++p)
     multiply_keys<N>(unpacked.keys[p], dim, p, rows, scores);
   TileWeights weights[N];

@@ -52,6 +52,24 @@ struct TilePages {
   const std::uint8_t* pages[kTilePages];
 };
 
+/// The same tile less the pages of which none of the rows sees anything: most rows of a prefill see only the
+/// first page of their last tile.
+template <class Row>
+TilePages seen_pages(const TilePages& tile, Row* const* rows, int count) {
+  TilePages seen = tile;
+  seen.begin = tile.end;
+  seen.end = tile.begin;
+  for (int n = 0; n < count; ++n) {
+    const std::int64_t begin = (rows[n]->first - tile.start) / kPageTokens;
+    const std::int64_t end = (rows[n]->last - tile.start + kPageTokens - 1) / kPageTokens;
+    if (begin < seen.begin) seen.begin = begin;
+    if (end > seen.end) seen.end = end;
+  }
+  if (seen.begin < tile.begin) seen.begin = tile.begin;
+  if (seen.end > tile.end) seen.end = tile.end;
+  return seen;
+}
+
 /// Softmax over some tokens, as in the scalar backend. `output` is undefined while the state is empty.
 struct State {
   float reference;

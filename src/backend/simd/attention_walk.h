@@ -59,7 +59,8 @@ void add_query(const AttentionArgs& args, const AttentionSequence& sequence, std
   }
 }
 
-/// Pages lie anywhere, so the processor cannot guess which one is next.
+/// Pages lie anywhere, so the processor cannot guess which one is next. All at once: spread over the
+/// products, prefetches hold up their loads.
 inline void prefetch(const std::uint8_t* page, std::int64_t bytes) {
   for (std::int64_t i = 0; i < bytes; i += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(page + i), _MM_HINT_T1);
