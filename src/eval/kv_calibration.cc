@@ -15,6 +15,7 @@ namespace {
 
 // Other texts reach further than the calibration text.
 constexpr double kHeadroom = 1.5;
+constexpr double kSinkHeadroom = 1.5;  ///< of what stands at position 0
 // The least scale of a channel, as a share of the largest of its head.
 constexpr double kFloor = 0.0;
 // Scale of a channel in which nothing was seen, likewise: small, so that queries do not waste levels on it.
@@ -70,7 +71,7 @@ float sink_factor(const Vectors& sinks, const std::vector<float>& scales, const 
       most = std::max(most, std::abs(x) / (kLevels * static_cast<double>(scales[d])));
     }
   }
-  return most > 0 ? in_range(most * kHeadroom) : 1.0F;
+  return most > 0 ? in_range(most * kSinkHeadroom) : 1.0F;
 }
 
 /// The mean rotated key over all positions of the context: the mean key, turned by the mean rotation.
