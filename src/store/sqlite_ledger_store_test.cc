@@ -76,6 +76,7 @@ TEST_F(StoreTest, LeavesHashesAndProofsAreThoseOfTheTree) {
       EXPECT_TRUE(
           ledger::verify_inclusion(*store.leaf_hash(i), i, size, *store.inclusion_proof(i, size), roots[size])
               .ok());
+      if (i == 0) continue;
       EXPECT_TRUE(
           ledger::verify_consistency(i, roots[i], size, roots[size], *store.consistency_proof(i, size)).ok());
     }
