@@ -1,17 +1,13 @@
 #include "store/audit.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace fieldprint::store {
 namespace {
 
 constexpr std::uint64_t kChunk = 1024;
 constexpr int kCheckpointChunk = 256;
-
-std::string records(std::uint64_t begin, std::uint64_t end) {
-  return end - begin == 1 ? fmt::format("record {} of the ledger is wrong", begin)
-                          : fmt::format("one of the records {} to {} is wrong", begin, end - 1);
-}
 
 // A stored hash that is not what the leaves say.
 struct Mismatch {
@@ -21,12 +17,60 @@ struct Mismatch {
   bool missing = false;
 };
 
+class Auditor {
+ public:
+  Auditor(LedgerStore& store, const AuditOptions& options) : store_(store), options_(options) {}
+
+  Result<AuditReport> run() {
+    Status status = audit_all();
+    report_.root = tree_.root();
+    if (!status && status.error().kind != ErrorKind::kRefuted) return status.error();
+    if (!status) report_.problem = status.error().message;
+    return std::move(report_);
+  }
+
+ private:
+  Status audit_all();
+  Status audit_leaves(std::uint64_t end);
+  Status compare_level(const ledger::Growth& growth, int level, std::optional<Mismatch>& first);
+  Status audit_kept();
+  Status compare(const ledger::Checkpoint& checkpoint, std::string_view name);
+  Result<ledger::Checkpoint> open(std::string_view note) const {
+    return options_.keys.empty() ? read_checkpoint(note) : ledger::open_checkpoint(note, options_.keys);
+  }
+  Error wrong(std::uint64_t begin, std::uint64_t end, std::string_view why);
+  Error wrong(const Mismatch& mismatch);
+
+  LedgerStore& store_;
+  const AuditOptions& options_;
+  AuditReport report_;
+  ledger::CompactTree tree_;  // of the leaves that were read
+  std::uint64_t total_ = 0;   // leaves that the ledger stated when the audit began
+  std::uint64_t agreed_ = 0;  // leaves that the last checkpoint covers that agrees
+};
+
+Error Auditor::wrong(std::uint64_t begin, std::uint64_t end, std::string_view why) {
+  report_.first_wrong = RecordRange{begin, end};
+  if (end - begin == 1) return refuted(fmt::format("record {} of the ledger is wrong: {}", begin, why));
+  return refuted(fmt::format("one of the records {} to {} is wrong: {}", begin, end - 1, why));
+}
+
+Error Auditor::wrong(const Mismatch& mismatch) {
+  if (mismatch.level == 0) {
+    return wrong(
+        mismatch.index, mismatch.index + 1,
+        mismatch.missing ? "its leaf hash is missing" : "its bytes do not have the leaf hash that is stored");
+  }
+  return wrong(mismatch.index << mismatch.level, mismatch.last + 1,
+               fmt::format("the stored hash {} at level {} above them {}", mismatch.index,
+                           mismatch.level, mismatch.missing ? "is missing" : "does not follow from them"));
+}
+
 // The first stored hash of one level that is wrong, among those that `growth` completes.
-Status compare_level(LedgerStore& store, const ledger::Growth& growth, int level,
-                     std::optional<Mismatch>& first) {
+Status Auditor::compare_level(const ledger::Growth& growth, int level, std::optional<Mismatch>& first) {
   const auto& expected = growth.completed(level);
   const std::uint64_t begin = growth.old_size() >> level;
-  auto stored = store.nodes(level, begin, begin + expected.size());
+  auto stored = store_.nodes(level, begin, begin + expected.size());
   if (!stored) return stored.error();
   const auto differs = std::mismatch(stored->begin(), stored->end(), expected.begin()).first;
   const auto place = static_cast<std::uint64_t>(differs - stored->begin());
@@ -38,95 +82,92 @@ Status compare_level(LedgerStore& store, const ledger::Growth& growth, int level
   return {};
 }
 
-Error explain(const Mismatch& mismatch) {
-  const std::uint64_t begin = mismatch.index << mismatch.level;
-  const std::string_view problem = mismatch.missing ? "is missing" : "is not the one that its bytes give";
-  if (mismatch.level == 0)
-    return refuted(fmt::format("{}: its stored leaf hash {}", records(begin, begin + 1), problem));
-  return refuted(fmt::format("{}, or their tree is: the stored hash {} at level {} {}",
-                             records(begin, mismatch.last + 1), mismatch.index, mismatch.level,
-                             mismatch.missing ? "is missing" : "does not follow from them"));
-}
-
-// Appends leaves [tree.size(), end) to `tree`; refuted at the first that is missing or wrong.
-Status audit_leaves(LedgerStore& store, ledger::CompactTree& tree, std::uint64_t end, std::uint64_t total) {
-  auto leaves = store.leaves(tree.size(), end);
+// Goes on to leaf `end`, or to the first that is missing or wrong.
+Status Auditor::audit_leaves(std::uint64_t end) {
+  auto leaves = store_.leaves(tree_.size(), end);
+  if (!leaves && leaves.error().kind == ErrorKind::kRefuted)
+    return wrong(tree_.size(), end, leaves.error().message);
   if (!leaves) return leaves.error();
-  ledger::Growth growth(tree);
+  ledger::Growth growth(tree_);
   for (const Bytes& leaf : *leaves) growth.append(ledger::leaf_hash(leaf));
   std::optional<Mismatch> first;
-  for (int level = 0; level < 64; ++level) {
-    if (growth.completed(level).empty()) break;
-    if (Status status = compare_level(store, growth, level, first); !status) return status;
+  for (int level = 0; level < 64 && !growth.completed(level).empty(); ++level) {
+    if (Status status = compare_level(growth, level, first); !status) return status;
   }
-  if (first) return explain(*first);
+  if (first) return wrong(*first);
   if (growth.size() < end) {
-    return refuted(fmt::format("{}: it is missing, but the ledger states {} records",
-                               records(growth.size(), growth.size() + 1), total));
+    return wrong(growth.size(), growth.size() + 1,
+                 fmt::format("it is missing, but the ledger states {} records", total_));
   }
-  tree = growth.tree();
+  tree_ = growth.tree();
   return {};
 }
 
-// `agreed`: leaves that the last checkpoint covers that agrees.
-Status audit_checkpoint(LedgerStore& store, const KeptCheckpoint& kept, std::uint64_t agreed,
-                        std::uint64_t total, std::span<const ledger::VerifierKey> keys) {
-  const auto wrong = [&](std::string_view what) {
-    return refuted(fmt::format("the checkpoint kept for {} records is wrong: {}", kept.size, what));
-  };
-  auto checkpoint = keys.empty() ? read_checkpoint(kept.note) : ledger::open_checkpoint(kept.note, keys);
-  if (!checkpoint) return wrong(checkpoint.error().message);
-  if (checkpoint->size != kept.size) return wrong(fmt::format("it states {}", checkpoint->size));
-  if (checkpoint->size > total) {
-    return refuted(fmt::format("{}: a signed checkpoint states {} records, but the ledger has {}",
-                               records(total, checkpoint->size), checkpoint->size, total));
+Status Auditor::compare(const ledger::Checkpoint& checkpoint, std::string_view name) {
+  if (checkpoint.size > total_) {
+    return wrong(total_, checkpoint.size,
+                 fmt::format("{} states {} records, but the ledger has {}", name, checkpoint.size, total_));
   }
-  auto root = store.root_at(checkpoint->size);
+  auto root = store_.root_at(checkpoint.size);
   if (!root) return root.error();
-  if (*root == checkpoint->root) return {};
-  if (checkpoint->size == agreed) return wrong("it states another root");
-  return refuted(fmt::format("{}: they do not give the root that the checkpoint for {} records states",
-                             records(agreed, checkpoint->size), checkpoint->size));
+  if (*root == checkpoint.root) return {};
+  if (checkpoint.size <= agreed_) return refuted(fmt::format("{} states another root than the ledger", name));
+  return wrong(agreed_, checkpoint.size, fmt::format("they do not give the root that {} states", name));
+}
+
+Status Auditor::audit_kept() {
+  std::uint64_t from = 0;
+  while (true) {
+    auto kept = store_.checkpoints(from, kCheckpointChunk);
+    if (!kept) return kept.error();
+    if (kept->empty()) return {};
+    for (const KeptCheckpoint& one : *kept) {
+      if (one.size > total_) {
+        // Another process may have appended since the audit began.
+        auto now = store_.size();
+        if (!now) return now.error();
+        if (*now > total_) return {};
+      }
+      const std::string name = fmt::format("the checkpoint kept for {} records", one.size);
+      auto checkpoint = open(one.note);
+      if (!checkpoint) return refuted(fmt::format("{} is wrong: {}", name, checkpoint.error().message));
+      if (checkpoint->size != one.size)
+        return refuted(fmt::format("{} is wrong: it states {}", name, checkpoint->size));
+      if (Status status = compare(*checkpoint, name); !status) return status;
+      agreed_ = one.size;
+      ++report_.checkpoints;
+    }
+    from = kept->back().size + 1;
+  }
+}
+
+Status Auditor::audit_all() {
+  auto extent = store_.extent();
+  if (!extent) return extent.error();
+  total_ = report_.leaves = extent->stated;
+  while (tree_.size() < total_) {
+    if (Status status = audit_leaves(std::min(total_, tree_.size() + kChunk)); !status) return status;
+    if (options_.progress) options_.progress(tree_.size(), total_);
+  }
+  if (extent->leaves > total_ || extent->hashes > total_) {
+    return wrong(total_, std::max(extent->leaves, extent->hashes),
+                 fmt::format("the ledger states {} records, but holds {} and {} leaf hashes", total_,
+                             extent->leaves, extent->hashes));
+  }
+  if (Status status = audit_kept(); !status) return status;
+  for (const std::string& note : options_.published) {
+    auto checkpoint = open(note);
+    if (!checkpoint) return checkpoint.error();
+    const std::string name = fmt::format("the published checkpoint for {} records", checkpoint->size);
+    if (Status status = compare(*checkpoint, name); !status) return status;
+  }
+  return {};
 }
 
 }  // namespace
 
-Result<AuditReport> audit(LedgerStore& store, std::span<const ledger::VerifierKey> keys,
-                          const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-  auto extent = store.extent();
-  if (!extent) return extent.error();
-  const std::uint64_t total = extent->stated;
-  ledger::CompactTree tree;
-  while (tree.size() < total) {
-    const std::uint64_t end = std::min(total, tree.size() + kChunk);
-    if (Status status = audit_leaves(store, tree, end, total); !status) return status.error();
-    if (progress) progress(tree.size(), total);
-  }
-  if (extent->leaves > total || extent->hashes > total) {
-    return refuted(fmt::format("the ledger states {} records, but holds {} and {} leaf hashes", total,
-                               extent->leaves, extent->hashes));
-  }
-  AuditReport report = {total, 0, tree.root()};
-  std::uint64_t agreed = 0;
-  std::uint64_t from = 0;
-  while (true) {
-    auto kept = store.checkpoints(from, kCheckpointChunk);
-    if (!kept) return kept.error();
-    for (const KeptCheckpoint& checkpoint : *kept) {
-      if (checkpoint.size > total) {
-        // Another process may have appended since; what it signed must agree with what is there now.
-        auto now = store.size();
-        if (!now) return now.error();
-        if (checkpoint.size <= *now) return report;
-      }
-      Status status = audit_checkpoint(store, checkpoint, agreed, total, keys);
-      if (!status) return status.error();
-      agreed = checkpoint.size;
-      ++report.checkpoints;
-    }
-    if (kept->empty() || agreed == ~std::uint64_t{0}) return report;
-    from = kept->back().size + 1;
-  }
+Result<AuditReport> audit(LedgerStore& store, const AuditOptions& options) {
+  return Auditor(store, options).run();
 }
 
 }  // namespace fieldprint::store

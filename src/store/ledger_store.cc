@@ -70,8 +70,9 @@ Result<std::vector<Digest>> LedgerStore::consistency_proof(std::uint64_t old_siz
 }
 
 Status LedgerStore::audit() {
-  auto audited = store::audit(*this, {});
-  return audited ? Status() : Status(audited.error());
+  auto report = store::audit(*this);
+  if (!report) return report.error();
+  return report->problem.empty() ? Status() : Status(refuted(report->problem));
 }
 
 Error LedgerStore::damaged(std::string_view what) const {

@@ -76,7 +76,7 @@ class LedgerStore {
   Result<Digest> root_at(std::uint64_t size);
   Result<std::vector<Digest>> inclusion_proof(std::uint64_t index, std::uint64_t size);
   Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint64_t new_size);
-  /// store/audit.h without keys.
+  /// store/audit.h without keys; refuted if anything is wrong.
   Status audit();
 
  protected:

@@ -118,6 +118,9 @@ Result<std::unique_ptr<Connection>> Connection::open(const std::string& url) {
                     "that the server runs",
                     one_line(PQerrorMessage(handle))));
   }
+  // What the server remarks on its way is no output of ours; errors are reported by whom they meet.
+  PQsetNoticeProcessor(
+      handle, [](void*, const char*) {}, nullptr);
   const auto text = [](const char* value) { return value == nullptr ? "" : value; };
   connection->name_ = fmt::format("postgresql://{}@{}:{}/{}", text(PQuser(handle)), text(PQhost(handle)),
                                   text(PQport(handle)), text(PQdb(handle)));
