@@ -242,6 +242,7 @@ Result<nlohmann::json> bench_proofs(const BenchOptions& options, const store::Da
                          {"inclusion_us", summary(std::move(inclusion), 1e6)},
                          {"consistency_us", summary(std::move(consistency), 1e6)},
                          {"verify_inclusion_us", summary(std::move(verification), 1e6)}};
+  store->reset();  // so that the write-ahead log is in the file
   std::error_code unknown;
   const auto bytes = std::filesystem::file_size(place.ledger(), unknown);
   if (!unknown) line["database_bytes"] = bytes;

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/base64.h"
 #include "base/bounds.h"
 #include "base/file.h"
 #include "cli/commands.h"
@@ -56,11 +58,16 @@ int check_json_proof(const CheckOptions& options) {
 
 Result<Digest> leaf_hash_of(const CheckOptions& options) {
   if (options.leaf.empty() == options.leaf_hash.empty()) {
-    return caller_error("a tlog-proof is about one leaf: give --leaf FILE or --leaf-hash HEX");
+    return caller_error("a tlog-proof is about one leaf: give --leaf FILE or --leaf-hash HASH");
   }
   Digest hash{};
   if (!options.leaf_hash.empty()) {
-    if (!from_hex(options.leaf_hash, hash)) return caller_error("--leaf-hash takes 64 hexadecimal digits");
+    if (from_hex(options.leaf_hash, hash)) return hash;
+    const auto bytes = base64_decode(options.leaf_hash);
+    if (!bytes || bytes->size() != hash.size()) {
+      return caller_error("--leaf-hash takes 32 bytes as 64 hexadecimal digits or in base64");
+    }
+    std::copy(bytes->begin(), bytes->end(), hash.begin());
     return hash;
   }
   auto bytes = read_file(options.leaf, bounds::kMaxLeafBytes);
@@ -110,7 +117,8 @@ void add_check_proof_command(CLI::App& ledger, Action& action) {
   source->add_option("--tlog-proof", options->tlog_proof, "a proof as c2sp.org/tlog-proof");
   source->require_option(1);
   command->add_option("--leaf", options->leaf, "file with the leaf that a tlog-proof is about");
-  command->add_option("--leaf-hash", options->leaf_hash, "its RFC 9162 leaf hash, in hexadecimal, instead");
+  command->add_option("--leaf-hash", options->leaf_hash,
+                      "its RFC 9162 leaf hash instead, in hexadecimal or base64");
   command->add_option("--key", options->keys, "file with the verifier key of a trusted log; may be repeated");
   command->add_option("--witness", options->witnesses,
                       "file with the verifier key of a witness; may be repeated");

@@ -178,16 +178,14 @@ int prove_inclusion(store::LedgerStore& store, const LedgerOptions& options) {
 int prove(const LedgerOptions& options) {
   auto store = open_place(options.place, store::Access::kRead);
   if (!store) return report(store.error());
-  if (!options.from) return prove_inclusion(**store, options);
-  std::uint64_t to = 0;
-  if (options.size) {
-    to = *options.size;
-  } else {
-    auto now = (*store)->size();
-    if (!now) return report(now.error());
-    to = *now;
+  auto now = (*store)->size();
+  if (!now) return report(now.error());
+  if (options.size && *options.size > *now) {
+    return report(
+        caller_error(fmt::format("the ledger has {} leaves, fewer than --size {}", *now, *options.size)));
   }
-  return prove_consistency(**store, *options.from, to);
+  if (!options.from) return prove_inclusion(**store, options);
+  return prove_consistency(**store, *options.from, options.size.value_or(*now));
 }
 
 int print_audit(const LedgerOptions& options, const store::AuditReport& result, bool keys_known) {

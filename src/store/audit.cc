@@ -62,8 +62,8 @@ Error Auditor::wrong(const Mismatch& mismatch) {
         mismatch.missing ? "its leaf hash is missing" : "its bytes do not have the leaf hash that is stored");
   }
   return wrong(mismatch.index << mismatch.level, mismatch.last + 1,
-               fmt::format("the stored hash {} at level {} above them {}", mismatch.index,
-                           mismatch.level, mismatch.missing ? "is missing" : "does not follow from them"));
+               fmt::format("the stored hash {} at level {} above them {}", mismatch.index, mismatch.level,
+                           mismatch.missing ? "is missing" : "does not follow from them"));
 }
 
 // The first stored hash of one level that is wrong, among those that `growth` completes.
