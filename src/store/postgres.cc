@@ -9,6 +9,7 @@ namespace {
 // Type numbers of PostgreSQL's catalogue (pg_type.dat), which never change.
 constexpr Oid kBytea = 17;
 constexpr Oid kBigint = 20;
+constexpr Oid kByteaArray = 1001;
 constexpr Oid kBigintArray = 1016;
 
 template <class T>
@@ -51,15 +52,26 @@ Arguments& Arguments::add(std::string_view bytes) {
   return *this;
 }
 
+std::string Arguments::array_head(Oid element, std::size_t count) {
+  std::string head;
+  put_big_endian(head, std::int32_t{count == 0 ? 0 : 1});  // dimensions
+  put_big_endian(head, std::int32_t{0});                   // no nulls
+  put_big_endian(head, static_cast<std::int32_t>(element));
+  if (count == 0) return head;
+  put_big_endian(head, static_cast<std::int32_t>(count));
+  put_big_endian(head, std::int32_t{1});  // the first index
+  return head;
+}
+
+void Arguments::put_element(std::string& array, std::span<const std::uint8_t> bytes) {
+  put_big_endian(array, static_cast<std::int32_t>(bytes.size()));
+  array.append(as_text(bytes));
+}
+
+void Arguments::push_bytea_array(std::string bytes) { push(kByteaArray, std::move(bytes)); }
+
 Arguments& Arguments::add(std::span<const std::int64_t> values) {
-  std::string bytes;
-  put_big_endian(bytes, std::int32_t{values.empty() ? 0 : 1});  // dimensions
-  put_big_endian(bytes, std::int32_t{0});                       // no nulls
-  put_big_endian(bytes, static_cast<std::int32_t>(kBigint));
-  if (!values.empty()) {
-    put_big_endian(bytes, static_cast<std::int32_t>(values.size()));
-    put_big_endian(bytes, std::int32_t{1});  // the first index
-  }
+  std::string bytes = array_head(kBigint, values.size());
   for (const std::int64_t value : values) {
     put_big_endian(bytes, std::int32_t{sizeof value});
     put_big_endian(bytes, value);
@@ -79,33 +91,6 @@ std::int64_t Rows::number(int row, int column) const {
 std::span<const std::uint8_t> Rows::bytes(int row, int column) const {
   return {reinterpret_cast<const std::uint8_t*>(PQgetvalue(result_.get(), row, column)),
           static_cast<std::size_t>(PQgetlength(result_.get(), row, column))};
-}
-
-CopyRows::CopyRows() : data_("PGCOPY\n\377\r\n\0", 11) {
-  put_big_endian(data_, std::int32_t{0});  // flags
-  put_big_endian(data_, std::int32_t{0});  // length of the header's extension
-}
-
-CopyRows& CopyRows::row(int columns) {
-  put_big_endian(data_, static_cast<std::int16_t>(columns));
-  return *this;
-}
-
-CopyRows& CopyRows::add(std::int64_t value) {
-  put_big_endian(data_, std::int32_t{sizeof value});
-  put_big_endian(data_, value);
-  return *this;
-}
-
-CopyRows& CopyRows::add(std::span<const std::uint8_t> bytes) {
-  put_big_endian(data_, static_cast<std::int32_t>(bytes.size()));
-  data_.append(as_text(bytes));
-  return *this;
-}
-
-std::string CopyRows::finish() {
-  put_big_endian(data_, std::int16_t{-1});
-  return std::move(data_);
 }
 
 Result<std::unique_ptr<Connection>> Connection::open(const std::string& url) {
@@ -174,27 +159,6 @@ Result<Rows> Connection::query(const char* sql, const Arguments& arguments) {
   const ExecStatusType status = PQresultStatus(result);
   if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK) return error("use");
   return rows;
-}
-
-Status Connection::copy(const char* sql, std::string_view rows) {
-  {
-    PGresult* result = PQexec(handle_.get(), sql);
-    const Rows holder(result);
-    if (PQresultStatus(result) != PGRES_COPY_IN) return error("write to");
-  }
-  while (!rows.empty()) {
-    const std::string_view part = rows.substr(0, 1 << 20);
-    if (PQputCopyData(handle_.get(), part.data(), static_cast<int>(part.size())) != 1)
-      return error("write to");
-    rows.remove_prefix(part.size());
-  }
-  if (PQputCopyEnd(handle_.get(), nullptr) != 1) return error("write to");
-  Status status;
-  while (PGresult* result = PQgetResult(handle_.get())) {
-    const Rows holder(result);
-    if (PQresultStatus(result) != PGRES_COMMAND_OK && status.ok()) status = error("write to");
-  }
-  return status;
 }
 
 Result<Transaction> Transaction::begin(Connection& connection) {

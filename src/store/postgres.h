@@ -3,6 +3,7 @@
 #include <libpq-fe.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,9 +24,14 @@ class Arguments {
   Arguments& add(std::span<const std::uint8_t> bytes);
   Arguments& add(std::string_view bytes);
   Arguments& add(std::span<const std::int64_t> values);  ///< an array of bigint
+  template <class T>
+  Arguments& add_all(const std::vector<T>& items);  ///< an array of bytea, from ranges of bytes
 
  private:
   friend class Connection;
+  static std::string array_head(Oid element, std::size_t count);
+  static void put_element(std::string& array, std::span<const std::uint8_t> bytes);
+  void push_bytea_array(std::string bytes);
   void push(Oid type, std::string bytes);
   std::vector<Oid> types_;
   std::vector<std::string> values_;
@@ -36,6 +42,7 @@ class Rows {
  public:
   explicit Rows(PGresult* result) : result_(result) {}
   int count() const { return PQntuples(result_.get()); }
+  int affected() const { return std::atoi(PQcmdTuples(result_.get())); }  ///< rows that were changed
   bool null(int row, int column) const { return PQgetisnull(result_.get(), row, column) != 0; }
   std::int64_t number(int row, int column) const;  ///< of a bigint
   std::span<const std::uint8_t> bytes(int row, int column) const;
@@ -45,19 +52,6 @@ class Rows {
     void operator()(PGresult* result) const { PQclear(result); }
   };
   std::unique_ptr<PGresult, Clear> result_;
-};
-
-/// Rows in the binary format of COPY.
-class CopyRows {
- public:
-  CopyRows();
-  CopyRows& row(int columns);
-  CopyRows& add(std::int64_t value);
-  CopyRows& add(std::span<const std::uint8_t> bytes);
-  std::string finish();
-
- private:
-  std::string data_;
 };
 
 /// One connection; not for several threads at once. After the server was lost the next begin() connects
@@ -73,8 +67,6 @@ class Connection {
   Status execute(const char* sql) { return execute(sql, {}); }
   Status execute(const char* sql, const Arguments& arguments);
   Result<Rows> query(const char* sql, const Arguments& arguments = {});
-  /// COPY ... FROM STDIN (FORMAT binary).
-  Status copy(const char* sql, std::string_view rows);
 
   /// What the database is called in messages; no password is in it.
   const std::string& name() const { return name_; }
@@ -89,6 +81,15 @@ class Connection {
   std::unique_ptr<PGconn, Close> handle_;
   std::string name_;
 };
+
+template <class T>
+Arguments& Arguments::add_all(const std::vector<T>& items) {
+  constexpr Oid kBytea = 17;
+  std::string bytes = array_head(kBytea, items.size());
+  for (const T& item : items) put_element(bytes, item);
+  push_bytea_array(std::move(bytes));
+  return *this;
+}
 
 /// Ends with a rollback unless committed.
 class Transaction {

@@ -9,8 +9,6 @@ namespace {
 
 using postgres::Arguments;
 using postgres::Connection;
-using postgres::CopyRows;
-using postgres::Rows;
 using postgres::Transaction;
 
 constexpr std::int64_t kSchemaVersion = 1;
@@ -158,28 +156,43 @@ Result<ledger::Growth> PostgresLedgerStore::grow(std::span<const LeafView> leave
   return growth;
 }
 
+// All rows in one statement, and so in one round trip.
 Status PostgresLedgerStore::insert(std::span<const LeafView> leaves, const ledger::Growth& growth) {
   if (leaves.empty()) return {};
-  Connection& connection = *writer_.connection;
-  CopyRows leaf_rows;
-  std::uint64_t index = growth.old_size();
-  for (const LeafView& leaf : leaves) leaf_rows.row(2).add(to_sql(index++)).add(leaf);
-  Status status = connection.copy("COPY fieldprint_leaves FROM STDIN (FORMAT binary)", leaf_rows.finish());
-  if (!status) return status;
-  CopyRows node_rows;
+  std::vector<std::int64_t> levels;
+  std::vector<std::int64_t> indexes;
+  std::vector<Digest> hashes;
   for (int level = 0; level < 64; ++level) {
-    index = growth.old_size() >> level;
+    std::uint64_t index = growth.old_size() >> level;
     for (const Digest& hash : growth.completed(level)) {
-      node_rows.row(3).add(std::int64_t{level}).add(to_sql(index++)).add(hash);
+      levels.push_back(level);
+      indexes.push_back(to_sql(index++));
+      hashes.push_back(hash);
     }
   }
-  status = connection.copy("COPY fieldprint_nodes FROM STDIN (FORMAT binary)", node_rows.finish());
-  if (!status) return status;
-  return connection.execute("UPDATE fieldprint_ledger SET size = $1", Arguments().add(to_sql(growth.size())));
+  Arguments arguments;
+  arguments.add(to_sql(growth.old_size()))
+      .add_all(std::vector<LeafView>(leaves.begin(), leaves.end()))
+      .add(std::span<const std::int64_t>(levels))
+      .add(std::span<const std::int64_t>(indexes))
+      .add_all(hashes)
+      .add(to_sql(growth.size()));
+  return writer_.connection->execute(
+      "WITH l AS (INSERT INTO fieldprint_leaves SELECT $1 + place - 1, bytes FROM unnest($2::bytea[]) WITH "
+      "ORDINALITY "
+      "AS given (bytes, place)), n AS (INSERT INTO fieldprint_nodes SELECT * FROM unnest($3::bigint[], "
+      "$4::bigint[], "
+      "$5::bytea[])) UPDATE fieldprint_ledger SET size = $6",
+      arguments);
 }
 
 // Puts a note in its place, or joins its signatures to those of the one that is there.
 Status PostgresLedgerStore::put_checkpoint(std::uint64_t size, std::string_view note) {
+  constexpr const char* kInsert =
+      "INSERT INTO fieldprint_checkpoints VALUES ($1, $2) ON CONFLICT (size) DO NOTHING";
+  auto added = writer_.connection->query(kInsert, Arguments().add(to_sql(size)).add(note));
+  if (!added) return added.error();
+  if (added->affected() == 1) return {};
   auto there = read_checkpoints(*writer_.connection, size, 1);
   if (!there) return there.error();
   std::optional<std::string> kept;
