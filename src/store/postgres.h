@@ -3,7 +3,6 @@
 #include <libpq-fe.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -42,7 +41,8 @@ class Rows {
  public:
   explicit Rows(PGresult* result) : result_(result) {}
   int count() const { return PQntuples(result_.get()); }
-  int affected() const { return std::atoi(PQcmdTuples(result_.get())); }  ///< rows that were changed
+  /// Whether the statement changed a row.
+  bool changed() const { return std::string_view(PQcmdTuples(result_.get())) != "0"; }
   bool null(int row, int column) const { return PQgetisnull(result_.get(), row, column) != 0; }
   std::int64_t number(int row, int column) const;  ///< of a bigint
   std::span<const std::uint8_t> bytes(int row, int column) const;

@@ -192,7 +192,7 @@ Status PostgresLedgerStore::put_checkpoint(std::uint64_t size, std::string_view 
       "INSERT INTO fieldprint_checkpoints VALUES ($1, $2) ON CONFLICT (size) DO NOTHING";
   auto added = writer_.connection->query(kInsert, Arguments().add(to_sql(size)).add(note));
   if (!added) return added.error();
-  if (added->affected() == 1) return {};
+  if (added->changed()) return {};
   auto there = read_checkpoints(*writer_.connection, size, 1);
   if (!there) return there.error();
   std::optional<std::string> kept;

@@ -30,9 +30,12 @@ bool to_digest(const Bytes& bytes, Digest& out) {
   return true;
 }
 
-constexpr std::string_view kStatements[] = {
+constexpr char kExtent[] =
     "SELECT size, (SELECT coalesce(max(idx) + 1, 0) FROM leaves), "
-    "(SELECT coalesce(max(idx) + 1, 0) FROM nodes WHERE level = 0) FROM tree",
+    "(SELECT coalesce(max(idx) + 1, 0) FROM nodes WHERE level = 0) FROM tree";
+
+constexpr std::string_view kStatements[] = {
+    kExtent,
     "UPDATE tree SET size = ?",
     "INSERT INTO leaves VALUES (?, ?)",
     "SELECT idx, bytes FROM leaves WHERE idx >= ? AND idx < ? ORDER BY idx",
