@@ -35,7 +35,7 @@ run: ## set up, build, and show the real thing with a real model
 	@tools/demo
 
 test: ## set up, build, and run all tests with both models
-	@tools/setup --models smollm2 gemma3 --reference
+	@tools/setup --tests --models smollm2 gemma3 --reference
 	@$(MAKE) build
 	@if [[ -z $${FIELDPRINT_TOKEN_REFERENCE:-} && -f "$(TOKEN_REFERENCE)" ]]; then \
 	    export FIELDPRINT_TOKEN_REFERENCE="$(TOKEN_REFERENCE)"; \
@@ -68,7 +68,7 @@ fuzz: ## run every fuzzer for FUZZ_SECONDS (600) each
 
 # Gemma is left out: instrumented code is several times slower, and SmolLM2 takes the same paths of threads.
 sanitize: ## run the tests under the address, undefined-behaviour and thread sanitizers
-	@tools/setup --models smollm2
+	@tools/setup --tests --models smollm2
 	@for kind in address,undefined thread; do \
 	  echo "sanitizers: $$kind"; \
 	  $(call configure,$(BUILD_DIR)-$${kind%%$(comma)*},-DFIELDPRINT_SANITIZE=$$kind -DFIELDPRINT_BENCH=OFF \

@@ -18,6 +18,7 @@ ONLY = {"ledger": {"base"}}
 LIBRARY_HEADERS = {
     "openssl/": "OpenSSL::Crypto",
     "sqlite3": "SQLite::SQLite3",
+    "libpq-fe.h": "PkgConfig::PQ",
     "pcre2": "PkgConfig::PCRE2",
     "cbor": "PkgConfig::CBOR",
     "nlohmann/": "nlohmann_json::nlohmann_json",

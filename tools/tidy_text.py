@@ -10,7 +10,7 @@ MAX_FUNCTION_LINES, WARN_FUNCTION_LINES = 90, 70
 
 # Files whose length is not ours to choose.
 UNLIMITED_LENGTH = re.compile(r"(^LICENSE$|\.(md|txt|json|jsonl|csv|tsv)$|^vectors/)")
-TAB_INDENTED = re.compile(r"(^|/)(Makefile|.*\.mk)$")
+TAB_INDENTED = re.compile(r"(^|/)(Makefile|.*\.mk|.*\.go)$")
 # Golden data and example input are bytes, not prose.
 RAW_TEXT = re.compile(r"(^vectors/.*\.(txt|json|jsonl)$|\.(jsonl|csv|tsv)$)")
 CODE_FILE = re.compile(r"(\.(h|cc|cu|cuh|py|cmake|sh)$|(^|/)(CMakeLists\.txt|Makefile)$|^tools/[a-z_]+$|^\.ci/)")

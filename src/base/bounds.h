@@ -46,7 +46,11 @@ inline constexpr std::int64_t kMaxNoteSignatures = 100;
 inline constexpr std::int64_t kMaxKeyNameBytes = 256;
 inline constexpr std::int64_t kMaxKeyFileBytes = 4096;
 inline constexpr std::int64_t kMaxProofHashes = 64;  ///< an RFC 9162 proof in a tree below 2^64 leaves
-inline constexpr std::int64_t kMaxLeafBytes = 64LL << 20;
+inline constexpr std::int64_t kMaxLeafBytes =
+    65535;  ///< what an entry bundle of c2sp.org/tlog-tiles can hold
+inline constexpr std::int64_t kMaxGroupLeaves = 4096;  ///< leaves that one transaction of a ledger takes up
+inline constexpr std::int64_t kMaxGroupBytes = 16LL << 20;
+inline constexpr std::int64_t kMaxProofFileBytes = 1 << 20;
 
 // KV cache.
 inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;

@@ -17,6 +17,10 @@ void add_bench_command(CLI::App& app, Action& action);
 /// Parts of the bench command.
 void add_bench_attention_command(CLI::App& bench, Action& action);
 void add_bench_model_command(CLI::App& bench, Action& action);
+void add_bench_ledger_command(CLI::App& bench, Action& action);
+void add_ledger_command(CLI::App& app, Action& action);
+/// A part of the ledger command.
+void add_check_proof_command(CLI::App& ledger, Action& action);
 void add_doctor_command(CLI::App& app, Action& action);
 
 }  // namespace fieldprint::cli

@@ -219,7 +219,7 @@ int run(const RunOptions& options) {
   }
   if (Status status = avoid_present_receipts(options.receipts, requests); !status)
     return report(status.error());
-  auto recorder = engine::Recorder::open(options.data);
+  auto recorder = engine::Recorder::open(options.data, options.database);
   if (!recorder) return report(recorder.error());
   return Run(options, **file, **tokenizer, *anchors, **recorder).answer(**backend, std::move(requests));
 }
@@ -270,6 +270,11 @@ void add_run_command(CLI::App& app, Action& action) {
   command->add_option("--receipts", options->receipts, "folder for the receipts");
   command->add_option("--data", options->data,
                       "folder of the ledger and its key; without it they end with this run");
+  command
+      ->add_option(
+          "--database", options->database,
+          "PostgreSQL database for the ledger (postgresql://USER@HOST/NAME); the key stays in --data")
+      ->needs("--data");
   command->add_option("--export-kv", options->export_kv,
                       "file for the KV blocks of the first prompt's answer");
   command->add_flag("--json", options->json, "one JSON object a line on stdout");

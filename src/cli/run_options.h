@@ -25,6 +25,7 @@ struct RunOptions {
   bool no_prefix_cache = false;
   std::string receipts;
   std::string data;
+  std::string database;
   std::string export_kv;
   bool json = false;
 };

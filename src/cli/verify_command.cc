@@ -6,10 +6,10 @@
 #include <optional>
 
 #include "backend/select.h"
-#include "base/bounds.h"
 #include "base/file.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/ledger_options.h"
 #include "commit/receipt_file.h"
 #include "verify/verify.h"
 
@@ -63,15 +63,9 @@ int verify_receipts(const VerifyOptions& options) {
   auto backend = backend::select_backend(options.backend, options.threads);
   if (!backend) return report(backend.error());
   verify::Options settings;
-  for (const std::string& path : options.keys) {
-    auto text = read_file(path, bounds::kMaxStringBytes);
-    if (!text) return report(text.error());
-    std::string line(text->begin(), text->end());
-    line.erase(line.find_last_not_of(" \r\n") + 1);
-    auto key = ledger::VerifierKey::parse(line);
-    if (!key) return report(key.error());
-    settings.trusted.push_back(std::move(*key));
-  }
+  auto keys = read_verifier_keys(options.keys);
+  if (!keys) return report(keys.error());
+  settings.trusted = std::move(*keys);
   if (options.kv) {
     auto kv = read_file(*options.kv, std::int64_t{1} << 40);
     if (!kv) return report(kv.error());

@@ -106,7 +106,7 @@ void check_ledger(const Receipt& receipt, std::span<const ledger::VerifierKey> t
        same_size ? fmt::format("the checkpoint states {} leaves", checkpoint->size)
                  : fmt::format("is {}, but the checkpoint states {}", receipt.tree_size, checkpoint->size)});
 
-  const Digest leaf = ledger::leaf_hash(detail::encoded(receipt.body));
+  const Digest leaf = ledger::leaf_hash(leaf_of(detail::encoded(receipt.body)));
   const Status included = ledger::verify_inclusion(leaf, receipt.leaf_index, checkpoint->size,
                                                    receipt.inclusion_proof, checkpoint->root);
   out.push_back({"inclusion_proof", included.ok(),

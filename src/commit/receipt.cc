@@ -195,10 +195,22 @@ Result<Bytes> encode_body(const Body& body) {
   return detail::encoded(body);
 }
 
+Bytes leaf_of(Bytes encoded_body) {
+  if (std::cmp_less_equal(encoded_body.size(), bounds::kMaxLeafBytes)) return encoded_body;
+  CborWriter writer;
+  writer.map(2);
+  // Keys in the order of their encodings.
+  writer.text("body_bytes");
+  writer.unsigned_integer(encoded_body.size());
+  writer.text("body_digest");
+  writer.byte_string(sha256(encoded_body));
+  return writer.take();
+}
+
 Result<Digest> commit_digest(const Body& body) {
-  auto leaf = encode_body(body);
-  if (!leaf) return leaf.error();
-  return ledger::leaf_hash(*leaf);
+  auto encoded = encode_body(body);
+  if (!encoded) return encoded.error();
+  return ledger::leaf_hash(leaf_of(std::move(*encoded)));
 }
 
 Result<Bytes> encode(const Receipt& receipt) {

@@ -25,7 +25,7 @@ struct AnchorRecord {
   bool operator==(const AnchorRecord&) const = default;
 };
 
-/// What the ledger records: the leaf is this body's encoding.
+/// What the ledger records: see leaf_of.
 struct Body {
   std::uint32_t version = kReceiptVersion;
   Digest model_digest{};
@@ -65,9 +65,14 @@ struct Receipt {
 /// SHA-256 over the ids, each as 32 bits, little endian.
 Digest digest_of(const TokenIds& tokens);
 
-/// The leaf: the body as one CBOR map in the core deterministic encoding (RFC 8949 §4.2.1). A value out of
-/// its range is the caller's error and names its field.
+/// The body as one CBOR map in the core deterministic encoding (RFC 8949 §4.2.1). A value out of its range is
+/// the caller's error and names its field.
 Result<Bytes> encode_body(const Body& body);
+
+/// What stands in the ledger for an encoded body: the encoding itself, or, where that is longer than a leaf
+/// may be (bounds::kMaxLeafBytes, which entry bundles of c2sp.org/tlog-tiles set), the map
+/// {"body_bytes": its length, "body_digest": its SHA-256} in the same encoding.
+Bytes leaf_of(Bytes encoded_body);
 
 /// The body's leaf hash in the ledger: what a later body names as its parent.
 Result<Digest> commit_digest(const Body& body);

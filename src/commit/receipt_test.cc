@@ -60,6 +60,25 @@ TEST(Receipt, TheLeafIsTheBodyAsItStandsInTheReceipt) {
   EXPECT_EQ(*commit_digest(receipt.body), ledger::leaf_hash(leaf));
 }
 
+TEST(Receipt, ABodyTooLongForALeafStandsThereByItsDigest) {
+  EXPECT_EQ(leaf_of(Bytes(65535, 1)), Bytes(65535, 1));
+  const Bytes body(65536, 1);
+  const Bytes leaf = leaf_of(body);
+  CborReader reader(leaf);
+  EXPECT_EQ(*reader.map(), 2u);
+  EXPECT_EQ(*reader.text(), "body_bytes");
+  EXPECT_EQ(*reader.unsigned_integer(), 65536u);
+  EXPECT_EQ(*reader.text(), "body_digest");
+  const auto digest = *reader.byte_string();
+  EXPECT_TRUE(std::equal(digest.begin(), digest.end(), sha256(body).begin()));
+  EXPECT_TRUE(reader.at_end());
+
+  const Receipt receipt = sample::receipt(3, 40000);
+  ASSERT_GT(encode_body(receipt.body)->size(), 65536u);
+  for (const Check& check : check_envelope(receipt))
+    EXPECT_TRUE(check.ok) << check.name << ": " << check.detail;
+}
+
 TEST(Receipt, OutputDigestIsOverLittleEndianIds) {
   EXPECT_EQ(digest_of({1, 0x20304}), sha256(Bytes{1, 0, 0, 0, 4, 3, 2, 0}));
   EXPECT_EQ(digest_of({}), sha256(Bytes{}));

@@ -1,40 +1,21 @@
 #include "engine/recorder.h"
 
-#include "base/file.h"
 #include "commit/envelope.h"
-#include "ledger/key_file.h"
-#include "store/sqlite_ledger_store.h"
+#include "store/data_folder.h"
 
 namespace fieldprint::engine {
-namespace {
 
-// The log's origin in its checkpoints and the name of its key.
-constexpr char kLogName[] = "fieldprint.local/ledger";
-
-}  // namespace
-
-Result<std::unique_ptr<Recorder>> Recorder::open(const std::string& folder) {
-  const bool kept = !folder.empty();
-  auto key = kept ? ledger::load_or_create_key_file(folder + "/ledger.key", kLogName)
-                  : ledger::SignerKey::generate(kLogName);
-  if (!key) return key.error();
-  auto store = kept ? store::SqliteLedgerStore::open(folder + "/ledger.sqlite")
-                    : store::SqliteLedgerStore::open_in_memory();
-  if (!store) return store.error();
-  if (kept) {
-    const std::string line = key->verifier().text() + "\n";
-    if (Status status = write_file_atomically(folder + "/ledger.pub", std::string_view(line)); !status)
-      return status.error();
-  }
-  auto log = store::SignedLog::open(std::move(*store), std::move(*key));
+Result<std::unique_ptr<Recorder>> Recorder::open(const std::string& folder, const std::string& database) {
+  auto log = folder.empty() ? store::open_passing_log() : store::open_log({folder, database});
   if (!log) return log.error();
   return std::unique_ptr<Recorder>(new Recorder(std::move(*log)));
 }
 
 Result<commit::Receipt> Recorder::record(const commit::Body& body) {
-  auto leaf = commit::encode_body(body);
-  if (!leaf) return leaf.error();
-  auto logged = log_->append({&*leaf, 1});
+  auto encoded = commit::encode_body(body);
+  if (!encoded) return encoded.error();
+  const store::Bytes leaf = commit::leaf_of(std::move(*encoded));
+  auto logged = log_->append({&leaf, 1});
   if (!logged) return logged.error();
   store::LoggedLeaf& entry = logged->front();
   commit::Receipt receipt;

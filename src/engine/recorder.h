@@ -12,9 +12,9 @@ namespace fieldprint::engine {
 /// Enters records in the ledger and makes their receipts.
 class Recorder {
  public:
-  /// The ledger and its key live in `folder`, which exists; with an empty name they live as long as this
-  /// object.
-  static Result<std::unique_ptr<Recorder>> open(const std::string& folder);
+  /// The key lives in `folder`, which exists, and so does the ledger, unless `database` is the URL of a
+  /// PostgreSQL database for it. With an empty folder both live as long as this object.
+  static Result<std::unique_ptr<Recorder>> open(const std::string& folder, const std::string& database = {});
 
   /// When it returns, the record and the checkpoint that covers it are durable.
   Result<commit::Receipt> record(const commit::Body& body);

@@ -86,7 +86,7 @@ Result<Checkpoint> open_checkpoint(std::string_view note, std::span<const Verifi
       std::any_of(opened->signatures.begin(), opened->signatures.end(), [&](const auto& signature) {
         return signature.key_name == checkpoint->origin &&
                std::any_of(known.begin(), known.end(), [&](const VerifierKey& key) {
-                 return key.name() == signature.key_name && key.id() == signature.key_id;
+                 return key.type() == KeyType::kEd25519 && signature.names(key);
                });
       });
   if (!by_the_log) {

@@ -30,7 +30,8 @@ Result<Checkpoint> parse_checkpoint(std::string_view text);
 /// A signed checkpoint as text. The origin is the key's name, as the specification recommends.
 Result<std::string> sign_checkpoint(std::uint64_t size, const Digest& root, const SignerKey& signer);
 
-/// Opens a signed checkpoint: verified by at least one of `known`, whose name is the checkpoint's origin.
+/// Opens a signed checkpoint: verified by at least one Ed25519 key of `known`, whose name is the checkpoint's
+/// origin. Every other signature by a key of `known` must verify too; a witness does not speak for the log.
 Result<Checkpoint> open_checkpoint(std::string_view note, std::span<const VerifierKey> known);
 
 }  // namespace fieldprint::ledger

@@ -120,6 +120,14 @@ Digest CompactTree::root() const {
   return hash;
 }
 
+std::optional<Digest> CompactTree::peak(NodeId id) const {
+  const bool is_peak =
+      id.level >= 0 && id.level < 64 && (size_ >> id.level & 1) != 0 && id.index + 1 == size_ >> id.level;
+  if (!is_peak) return std::nullopt;
+  const std::uint64_t larger = id.level == 63 ? 0 : size_ >> (id.level + 1);
+  return peaks_[static_cast<std::size_t>(std::popcount(larger))];
+}
+
 Result<Digest> root_at(std::uint64_t size, const NodeReader& node) {
   if (size == 0) return empty_root();
   return range_hash(0, size, node);
@@ -140,8 +148,12 @@ Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint6
   if (old_size > new_size) {
     return caller_error(fmt::format("a tree of {} leaves cannot precede one of {}", old_size, new_size));
   }
+  if (old_size == 0) {
+    return caller_error(
+        "a consistency proof starts at a tree of at least one leaf; nothing precedes the empty tree");
+  }
   std::vector<Digest> proof;
-  if (old_size == 0 || old_size == new_size) return proof;
+  if (old_size == new_size) return proof;
   if (Status status = append_subproof(proof, old_size, 0, new_size, true, node); !status)
     return status.error();
   return proof;
@@ -180,11 +192,9 @@ Status verify_consistency(std::uint64_t old_size, const Digest& old_root, std::u
   if (old_size > new_size) {
     return refuted(fmt::format("the old tree has {} leaves, more than the new one's {}", old_size, new_size));
   }
+  if (old_size == 0) return refuted("no consistency proof starts at the empty tree");
   if (old_size == new_size && old_root != new_root) return refuted("two different roots for one tree size");
-  if (old_size == 0 && old_root != empty_root()) return refuted("the root of the empty tree is wrong");
-  if (old_size == 0 || old_size == new_size) {
-    return proof.empty() ? Status() : wrong_length("consistency", true);
-  }
+  if (old_size == new_size) return proof.empty() ? Status() : wrong_length("consistency", true);
 
   std::uint64_t fn = old_size - 1;
   std::uint64_t sn = new_size - 1;
@@ -193,7 +203,7 @@ Status verify_consistency(std::uint64_t old_size, const Digest& old_root, std::u
   sn >>= shift;
   // An old tree that is a perfect subtree of the new one is left out of the proof.
   std::size_t next = 0;
-  if (fn != 0 && proof.empty()) return wrong_length("consistency", false);
+  if (proof.empty()) return wrong_length("consistency", false);
   Digest old_hash = fn == 0 ? old_root : proof[next++];
   Digest new_hash = old_hash;
   for (; next < proof.size(); ++next) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,6 +40,8 @@ class CompactTree {
   /// set.
   void append(const Digest& leaf_hash, const NodeWriter& completed = {});
   Digest root() const;
+  /// The hash of a peak: a perfect subtree whose parent is not complete; nothing for any other subtree.
+  std::optional<Digest> peak(NodeId id) const;
 
  private:
   std::uint64_t size_ = 0;
@@ -52,7 +55,7 @@ Result<Digest> root_at(std::uint64_t size, const NodeReader& node);
 /// RFC 9162 §2.1.3.1. Needs index < size.
 Result<std::vector<Digest>> inclusion_proof(std::uint64_t index, std::uint64_t size, const NodeReader& node);
 
-/// RFC 9162 §2.1.4.1. Needs old_size ≤ new_size; empty if the sizes are equal or the old one is 0.
+/// RFC 9162 §2.1.4.1. Needs 0 < old_size ≤ new_size; empty if the sizes are equal.
 Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint64_t new_size,
                                               const NodeReader& node);
 
@@ -60,8 +63,8 @@ Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint6
 Status verify_inclusion(const Digest& leaf_hash, std::uint64_t index, std::uint64_t size,
                         std::span<const Digest> proof, const Digest& root);
 
-/// RFC 9162 §2.1.4.2: refuted unless the old tree is a prefix of the new one. An old size of 0 needs an empty
-/// proof and the empty root.
+/// RFC 9162 §2.1.4.2: refuted unless the old tree is a prefix of the new one. The RFC knows no proof from the
+/// empty tree, so an old size of 0 is refuted; equal sizes need equal roots and an empty proof.
 Status verify_consistency(std::uint64_t old_size, const Digest& old_root, std::uint64_t new_size,
                           const Digest& new_root, std::span<const Digest> proof);
 

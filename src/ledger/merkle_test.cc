@@ -180,7 +180,7 @@ TEST(Merkle, EveryConsistencyProofVerifiesAndNoAlterationDoes) {
   std::vector<Digest> roots;
   for (std::size_t size = 0; size <= leaves.size(); ++size)
     roots.push_back(root_of(std::span(leaves).first(size)));
-  for (std::uint64_t from = 0; from < roots.size(); ++from) {
+  for (std::uint64_t from = 1; from < roots.size(); ++from) {
     for (std::uint64_t to = from; to < roots.size(); ++to) {
       auto proof = *consistency_proof(from, to, reader(leaves));
       ASSERT_TRUE(verify_consistency(from, roots[from], to, roots[to], proof).ok()) << from << "→" << to;
@@ -211,6 +211,10 @@ TEST(Merkle, RefusesSizesAndIndexesOutOfRange) {
   EXPECT_EQ(verify_inclusion(leaves[0], 0, 0, {}, empty_root()).error().kind, ErrorKind::kRefuted);
   EXPECT_FALSE(verify_consistency(5, leaves[0], 4, leaves[0], {}).ok());
   EXPECT_FALSE(verify_consistency(4, leaves[0], 4, leaves[1], {}).ok());
+  // RFC 9162 has no proof from the empty tree, whatever its root is said to be.
+  EXPECT_EQ(consistency_proof(0, 3, reader(leaves)).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(verify_consistency(0, empty_root(), 4, leaves[1], {}).error().kind, ErrorKind::kRefuted);
+  EXPECT_FALSE(verify_consistency(0, empty_root(), 0, empty_root(), {}).ok());
   const std::vector<Digest> extra = {leaves[0]};
   EXPECT_FALSE(verify_consistency(0, empty_root(), 4, leaves[1], extra).ok());
 }

@@ -9,11 +9,11 @@
 #include "base/bounds.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
+#include "ledger/cosignature.h"
 
 namespace fieldprint::ledger {
 namespace {
 
-constexpr std::uint8_t kEd25519 = 1;  // signature type identifier byte
 constexpr std::string_view kSecretPrefix = "PRIVATE+KEY+";
 constexpr std::string_view kSignaturePrefix = "\xe2\x80\x94 ";  // em dash, space
 
@@ -57,8 +57,8 @@ std::uint32_t big_endian(std::span<const std::uint8_t, 4> bytes) {
 
 using TypedKey = std::array<std::uint8_t, 33>;
 
-TypedKey with_type(std::span<const std::uint8_t, 32> key) {
-  TypedKey bytes = {kEd25519};
+TypedKey with_type(KeyType type, std::span<const std::uint8_t, 32> key) {
+  TypedKey bytes = {static_cast<std::uint8_t>(type)};
   std::copy(key.begin(), key.end(), bytes.begin() + 1);
   return bytes;
 }
@@ -66,6 +66,7 @@ TypedKey with_type(std::span<const std::uint8_t, 32> key) {
 // The 32 key bytes of `name+id+base64(type || key)`, and the name; the caller checks the ID.
 struct KeyText {
   std::string name;
+  std::uint8_t type = 0;
   std::array<std::uint8_t, 32> key{};
 };
 
@@ -75,8 +76,9 @@ std::optional<KeyText> split_key_text(std::string_view text) {
   const std::size_t second = text.find('+', first + 1);
   if (second == std::string_view::npos) return std::nullopt;
   auto bytes = base64_decode(text.substr(second + 1));
-  if (!bytes || bytes->size() != 33 || bytes->front() != kEd25519) return std::nullopt;
+  if (!bytes || bytes->size() != 33) return std::nullopt;
   KeyText out;
+  out.type = bytes->front();
   out.name = std::string(text.substr(0, first));
   std::copy(bytes->begin() + 1, bytes->end(), out.key.begin());
   wipe(*bytes);
@@ -108,7 +110,7 @@ Result<NoteSignature> parse_signature_line(std::string_view line) {
 
 }  // namespace
 
-Result<VerifierKey> VerifierKey::make(std::string name, const PublicKey& key) {
+Result<VerifierKey> VerifierKey::make(std::string name, const PublicKey& key, KeyType type) {
   if (!valid_key_name(name)) {
     return caller_error(
         fmt::format("a key name must be UTF-8 of 1 to {} bytes without spaces, control characters and plus "
@@ -117,8 +119,9 @@ Result<VerifierKey> VerifierKey::make(std::string name, const PublicKey& key) {
                     bounds::kMaxKeyNameBytes));
   }
   VerifierKey out;
-  const Digest hash = Sha256().update(name).update("\n").update(with_type(key)).finish();
+  const Digest hash = Sha256().update(name).update("\n").update(with_type(type, key)).finish();
   out.name_ = std::move(name);
+  out.type_ = type;
   out.id_ = big_endian(std::span(hash).first<4>());
   out.key_ = key;
   return out;
@@ -126,8 +129,14 @@ Result<VerifierKey> VerifierKey::make(std::string name, const PublicKey& key) {
 
 Result<VerifierKey> VerifierKey::parse(std::string_view text) {
   const auto parts = split_key_text(text);
-  if (!parts) return caller_error("malformed verifier key: expected name+id+base64 of an Ed25519 public key");
-  auto key = make(parts->name, parts->key);
+  const bool known = parts && (parts->type == static_cast<std::uint8_t>(KeyType::kEd25519) ||
+                               parts->type == static_cast<std::uint8_t>(KeyType::kCosignature));
+  if (!known) {
+    return caller_error(
+        "malformed verifier key: expected name+id+base64 of 1 (Ed25519) or 4 (cosignature/v1) and the public "
+        "key");
+  }
+  auto key = make(parts->name, parts->key, static_cast<KeyType>(parts->type));
   if (!key) return key;
   if (key->text() != text)
     return caller_error("malformed verifier key: its key ID does not match its name and key");
@@ -135,7 +144,12 @@ Result<VerifierKey> VerifierKey::parse(std::string_view text) {
 }
 
 std::string VerifierKey::text() const {
-  return fmt::format("{}+{:08x}+{}", name_, id_, base64_encode(with_type(key_)));
+  return fmt::format("{}+{:08x}+{}", name_, id_, base64_encode(with_type(type_, key_)));
+}
+
+bool VerifierKey::verifies(std::string_view text, std::span<const std::uint8_t> signature) const {
+  return type_ == KeyType::kCosignature ? verify_cosignature(text, key_, signature)
+                                        : verify_signature(key_, as_bytes(text), signature);
 }
 
 Result<SignerKey> SignerKey::make(std::string name, PrivateKey key) {
@@ -156,6 +170,10 @@ Result<SignerKey> SignerKey::parse(std::string_view text) {
   if (!text.starts_with(kSecretPrefix)) return form;
   auto parts = split_key_text(text.substr(kSecretPrefix.size()));
   if (!parts) return form;
+  if (parts->type != static_cast<std::uint8_t>(KeyType::kEd25519)) {
+    wipe(parts->key);
+    return form;
+  }
   auto key = make(std::move(parts->name), PrivateKey::from_seed(parts->key));
   wipe(parts->key);
   if (!key) return key;
@@ -168,7 +186,7 @@ Result<SignerKey> SignerKey::parse(std::string_view text) {
 
 std::string SignerKey::secret_text() const {
   Seed seed = key_.seed();
-  TypedKey typed = with_type(seed);
+  TypedKey typed = with_type(KeyType::kEd25519, seed);
   std::string text =
       fmt::format("{}{}+{:08x}+{}", kSecretPrefix, verifier_.name(), verifier_.id(), base64_encode(typed));
   wipe(seed);
@@ -228,16 +246,36 @@ Result<SignedNote> sign_note(std::string text, const SignerKey& signer) {
   return note;
 }
 
+Result<SignedNote> merge_signatures(const SignedNote& first, const SignedNote& second) {
+  if (first.text != second.text)
+    return caller_error("signatures of two notes with different texts do not go together");
+  SignedNote out = first;
+  for (const NoteSignature& added : second.signatures) {
+    const auto same =
+        std::find_if(out.signatures.begin(), out.signatures.end(), [&](const NoteSignature& present) {
+          return present.key_id == added.key_id && present.key_name == added.key_name;
+        });
+    if (same == out.signatures.end()) {
+      out.signatures.push_back(added);
+    } else {
+      *same = added;
+    }
+  }
+  if (std::cmp_greater(out.signatures.size(), bounds::kMaxNoteSignatures)) {
+    return caller_error(fmt::format("a note holds at most {} signatures", bounds::kMaxNoteSignatures));
+  }
+  return out;
+}
+
 Result<SignedNote> open_note(std::string_view note, std::span<const VerifierKey> known) {
   auto parsed = parse_note(note);
   if (!parsed) return parsed;
   bool verified = false;
   for (const NoteSignature& signature : parsed->signatures) {
-    const auto key = std::find_if(known.begin(), known.end(), [&](const VerifierKey& candidate) {
-      return candidate.id() == signature.key_id && candidate.name() == signature.key_name;
-    });
+    const auto key = std::find_if(known.begin(), known.end(),
+                                  [&](const VerifierKey& candidate) { return signature.names(candidate); });
     if (key == known.end()) continue;
-    if (!verify_signature(key->key(), as_bytes(parsed->text), signature.bytes)) {
+    if (!key->verifies(parsed->text, signature.bytes)) {
       return refuted(fmt::format("the signature by {} does not verify", key->text()));
     }
     verified = true;

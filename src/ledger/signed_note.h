@@ -13,17 +13,26 @@
 /// golang.org/x/mod/sumdb/note.
 namespace fieldprint::ledger {
 
-/// Names a public key. Text form: `name+8 hex digits of the key ID+base64(0x01 || public key)`.
+/// The signature types of c2sp.org/signed-note that are known here.
+enum class KeyType : std::uint8_t {
+  kEd25519 = 1,      ///< signs the note's text
+  kCosignature = 4,  ///< a witness's cosignature/v1 of a checkpoint (c2sp.org/tlog-cosignature)
+};
+
+/// Names a public key. Text form: `name+8 hex digits of the key ID+base64(type || public key)`.
 class VerifierKey {
  public:
-  static Result<VerifierKey> make(std::string name, const PublicKey& key);
+  static Result<VerifierKey> make(std::string name, const PublicKey& key, KeyType type = KeyType::kEd25519);
   static Result<VerifierKey> parse(std::string_view text);
 
   const std::string& name() const { return name_; }
-  /// First four bytes, big endian, of SHA-256(name || 0x0A || 0x01 || public key).
+  /// First four bytes, big endian, of SHA-256(name || 0x0A || type || public key).
   std::uint32_t id() const { return id_; }
+  KeyType type() const { return type_; }
   const PublicKey& key() const { return key_; }
   std::string text() const;
+  /// Whether `signature`, the bytes after the key ID, is this key's over a note's text.
+  bool verifies(std::string_view text, std::span<const std::uint8_t> signature) const;
 
   bool operator==(const VerifierKey&) const = default;
 
@@ -31,6 +40,7 @@ class VerifierKey {
   VerifierKey() = default;
   std::string name_;
   std::uint32_t id_ = 0;
+  KeyType type_ = KeyType::kEd25519;
   PublicKey key_{};
 };
 
@@ -56,6 +66,8 @@ struct NoteSignature {
   std::string key_name;
   std::uint32_t key_id = 0;
   std::vector<std::uint8_t> bytes;  ///< without the key ID; 64 bytes if made by an Ed25519 key
+  /// Whether the line names this key; what it signed is another question.
+  bool names(const VerifierKey& key) const { return key.id() == key_id && key.name() == key_name; }
   bool operator==(const NoteSignature&) const = default;
 };
 
@@ -72,6 +84,10 @@ std::string format_note(const SignedNote& note);
 /// Signs a text, which must be non-empty, end in a newline, be UTF-8 and hold no control character but
 /// newlines.
 Result<SignedNote> sign_note(std::string text, const SignerKey& signer);
+
+/// The signatures of both notes, which have the same text; of two by one key the second note's. Verifies
+/// none.
+Result<SignedNote> merge_signatures(const SignedNote& first, const SignedNote& second);
 
 /// Parses a note and verifies every signature made by a known key. Refuted if one of them fails or if there
 /// is none; signatures by unknown keys are ignored.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,49 +10,91 @@
 
 #include "base/result.h"
 #include "base/sha256.h"
+#include "ledger/checkpoint.h"
+#include "ledger/growth.h"
 #include "ledger/merkle.h"
 
 namespace fieldprint::store {
 
 using Bytes = std::vector<std::uint8_t>;
+using LeafView = std::span<const std::uint8_t>;
+
+/// What a store says of itself, read at one moment.
+struct Extent {
+  std::uint64_t stated = 0;  ///< the size that it states
+  std::uint64_t leaves = 0;  ///< one more than the last leaf's index
+  std::uint64_t hashes = 0;  ///< the same for leaf hashes
+};
+
+struct KeptCheckpoint {
+  std::uint64_t size = 0;
+  std::string note;
+};
+
+/// Gives the signed checkpoint of a tree that is about to be committed.
+using Seal = std::function<Result<std::string>(std::uint64_t size, const Digest& root)>;
 
 /// Where a ledger lives: leaves, the hashes of all perfect subtrees, and the checkpoints given out. Leaves
-/// are only ever added. Safe to call from several threads. A database that fails, is full, locked or damaged
-/// gives an environment error; an index that is not there is the caller's.
+/// are only ever added. Safe to call from several threads, and from several processes. A database that fails,
+/// is full, locked or damaged gives an environment error; an index that is not there is the caller's.
 class LedgerStore {
  public:
   virtual ~LedgerStore() = default;
 
-  /// Adds leaves in one transaction and gives the index of the first. When it returns, all of them survive a
-  /// crash of the process or the machine; if it fails, none of them is there.
-  virtual Result<std::uint64_t> append(std::span<const Bytes> leaves) = 0;
+  /// Adds leaves and, if `seal` is set, the checkpoint that it gives for the grown tree, in one transaction.
+  /// When it returns, all of it survives a crash of the process or the machine; if it fails, none of it is
+  /// there, save that a database server that is lost at the very end may have kept it, which the error says.
+  virtual Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) = 0;
+
   virtual Result<std::uint64_t> size() = 0;
-  virtual Result<Bytes> leaf(std::uint64_t index) = 0;
-  /// The hash of a perfect subtree that is complete; level 0 gives leaf hashes.
-  virtual Result<Digest> node(ledger::NodeId id) = 0;
+  /// Leaves [begin, end), up to the first that is not there.
+  virtual Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) = 0;
+  /// Hashes [begin, end) of a level, up to the first that is not there.
+  virtual Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) = 0;
+  /// The hashes of these complete perfect subtrees.
+  virtual Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) = 0;
 
   /// Keeps a signed checkpoint of this ledger, durably. Refused if its size or root is not the ledger's, or
-  /// if it is older than the last one kept. The signature is the caller's business.
+  /// if it is older than the last one kept and not kept itself. Where one of the same size is kept already,
+  /// the signatures of both are. What they sign is the caller's business.
   virtual Status keep_checkpoint(std::string_view note) = 0;
   /// The last checkpoint kept, if there is one.
   virtual Result<std::optional<std::string>> checkpoint() = 0;
+  /// At most `limit` checkpoints of at least this size, in order.
+  virtual Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) = 0;
 
-  /// Reads everything and recomputes every hash. Refuted, with the place, if anything disagrees.
-  virtual Status audit() = 0;
+  virtual Result<Extent> extent() = 0;
+  /// For messages: the file or the database.
+  virtual const std::string& name() const = 0;
 
+  /// The index of the first of the leaves added.
+  Result<std::uint64_t> append(std::span<const Bytes> leaves);
+  Result<Bytes> leaf(std::uint64_t index);
+  Result<Digest> node(ledger::NodeId id);
   Result<Digest> leaf_hash(std::uint64_t index) { return node({0, index}); }
-  Result<Digest> root_at(std::uint64_t size) { return ledger::root_at(size, reader()); }
-  Result<std::vector<Digest>> inclusion_proof(std::uint64_t index, std::uint64_t size) {
-    return ledger::inclusion_proof(index, size, reader());
-  }
-  Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint64_t new_size) {
-    return ledger::consistency_proof(old_size, new_size, reader());
-  }
+  Result<std::optional<std::string>> checkpoint_at(std::uint64_t size);
+  Result<Digest> root_at(std::uint64_t size);
+  Result<std::vector<Digest>> inclusion_proof(std::uint64_t index, std::uint64_t size);
+  Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint64_t new_size);
+  /// store/audit.h without keys; refuted if anything is wrong.
+  Status audit();
 
- private:
-  ledger::NodeReader reader() {
-    return [this](ledger::NodeId id) { return node(id); };
-  }
+ protected:
+  Error damaged(std::string_view what) const;
+  Error no_node(ledger::NodeId id) const;
+  /// The tree as the store states it, if what it states fits together: sizes, peaks, the last checkpoint.
+  Result<ledger::CompactTree> check_state();
+  /// Whether size and root are those of this ledger, which has `size` leaves.
+  Status check_checkpoint(const ledger::Checkpoint& checkpoint, std::uint64_t size);
 };
+
+/// The limit of one leaf.
+Status check_leaves(std::span<const LeafView> leaves);
+
+/// The checkpoint that a note states; signatures are not looked at.
+Result<ledger::Checkpoint> read_checkpoint(std::string_view note);
+
+/// A note to keep in place of `kept`, if there is one: the signatures of both.
+Result<std::string> merge_notes(const std::optional<std::string>& kept, std::string_view note);
 
 }  // namespace fieldprint::store

@@ -2,9 +2,28 @@
 
 #include <utility>
 
+#include "base/bounds.h"
 #include "ledger/checkpoint.h"
+#include "ledger/cosignature.h"
 
 namespace fieldprint::store {
+
+// What one transaction committed, for all whose leaves are in it.
+struct SignedLog::Group {
+  ledger::Growth growth;
+  std::string checkpoint;
+};
+
+// A thread that waits for its leaves to be durable.
+struct SignedLog::Waiting {
+  std::vector<LeafView> leaves;
+  std::size_t bytes = 0;
+  std::condition_variable wake = {};
+  bool leads = false;
+  bool done = false;
+  std::uint64_t first = 0;  // index of its first leaf
+  Result<std::shared_ptr<const Group>> group = std::shared_ptr<const Group>();
+};
 
 Result<std::unique_ptr<SignedLog>> SignedLog::open(std::unique_ptr<LedgerStore> store,
                                                    ledger::SignerKey signer) {
@@ -21,25 +40,131 @@ Result<std::unique_ptr<SignedLog>> SignedLog::open(std::unique_ptr<LedgerStore> 
   return std::unique_ptr<SignedLog>(new SignedLog(std::move(store), std::move(signer)));
 }
 
+Seal SignedLog::seal() {
+  return
+      [this](std::uint64_t size, const Digest& root) { return ledger::sign_checkpoint(size, root, signer_); };
+}
+
 Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves) {
   if (leaves.empty()) return caller_error("there is no leaf to append");
-  const std::lock_guard lock(mutex_);
-  auto first = store_->append(leaves);
-  if (!first) return first.error();
-  const std::uint64_t size = *first + leaves.size();
-  auto root = store_->root_at(size);
-  if (!root) return root.error();
-  auto checkpoint = ledger::sign_checkpoint(size, *root, signer_);
-  if (!checkpoint) return checkpoint.error();
-  if (Status status = store_->keep_checkpoint(*checkpoint); !status) return status.error();
-
+  Waiting me{.leaves = {leaves.begin(), leaves.end()}};
+  // Checked here, so that one thread's mistake does not fail the others' group.
+  if (Status status = check_leaves(me.leaves); !status) return status.error();
+  for (const LeafView& leaf : me.leaves) me.bytes += leaf.size();
+  {
+    std::unique_lock lock(mutex_);
+    queue_.push_back(&me);
+    if (led_) me.wake.wait(lock, [&] { return me.done || me.leads; });
+    if (!me.done) lead(lock);
+  }
+  if (!me.group) return me.group.error();
+  // Each thread makes its own proofs, while the next group is being committed.
+  const Group& group = **me.group;
   std::vector<LoggedLeaf> logged;
-  for (std::uint64_t index = *first; index < size; ++index) {
-    auto proof = store_->inclusion_proof(index, size);
-    if (!proof) return proof.error();
-    logged.push_back({index, size, std::move(*proof), *checkpoint});
+  logged.reserve(leaves.size());
+  for (std::uint64_t index = me.first; index < me.first + leaves.size(); ++index) {
+    logged.push_back({index, group.growth.size(), group.growth.inclusion_proof(index), group.checkpoint});
   }
   return logged;
+}
+
+// Commits the group at the front, which holds the caller's leaves, and hands the lead on.
+void SignedLog::lead(std::unique_lock<std::mutex>& lock) {
+  led_ = true;
+  const std::vector<Waiting*> group = take_group();
+  lock.unlock();
+  auto committed = commit(group);
+  lock.lock();
+  std::uint64_t next = committed ? (*committed)->growth.old_size() : 0;
+  for (Waiting* waiting : group) {
+    waiting->group = committed;
+    waiting->first = next;
+    next += waiting->leaves.size();
+    waiting->done = true;
+    waiting->wake.notify_one();
+  }
+  led_ = !queue_.empty();
+  if (!led_) return;
+  queue_.front()->leads = true;
+  queue_.front()->wake.notify_one();
+}
+
+std::vector<SignedLog::Waiting*> SignedLog::take_group() {
+  std::vector<Waiting*> group;
+  std::size_t leaves = 0;
+  std::size_t bytes = 0;
+  while (!queue_.empty()) {
+    Waiting* next = queue_.front();
+    leaves += next->leaves.size();
+    bytes += next->bytes;
+    const bool full =
+        std::cmp_greater(leaves, bounds::kMaxGroupLeaves) || std::cmp_greater(bytes, bounds::kMaxGroupBytes);
+    if (full && !group.empty()) break;
+    group.push_back(next);
+    queue_.pop_front();
+  }
+  return group;
+}
+
+Result<std::shared_ptr<const SignedLog::Group>> SignedLog::commit(std::span<Waiting* const> waiting) {
+  std::vector<LeafView> leaves;
+  for (const Waiting* one : waiting) leaves.insert(leaves.end(), one->leaves.begin(), one->leaves.end());
+  std::string checkpoint;
+  auto growth = store_->grow(leaves, [&](std::uint64_t size, const Digest& root) {
+    auto note = ledger::sign_checkpoint(size, root, signer_);
+    if (note) checkpoint = *note;
+    return note;
+  });
+  if (!growth) return growth.error();
+  return std::shared_ptr<const Group>(new Group{std::move(*growth), std::move(checkpoint)});
+}
+
+Result<std::string> SignedLog::checkpoint() {
+  for (int attempt = 0;; ++attempt) {
+    auto last = store_->checkpoint();
+    if (!last) return last.error();
+    auto size = store_->size();
+    if (!size) return size.error();
+    if (*last) {
+      auto checkpoint = read_checkpoint(**last);
+      if (!checkpoint) return checkpoint.error();
+      // Or another process has appended in between, under a checkpoint of its own.
+      if (checkpoint->size == *size || attempt > 0) return **last;
+    }
+    if (auto sealed = store_->grow({}, seal()); !sealed) return sealed.error();
+  }
+}
+
+Result<std::string> SignedLog::accept_cosignatures(std::string_view answer,
+                                                   std::span<const ledger::VerifierKey> witnesses) {
+  auto last = checkpoint();
+  if (!last) return last;
+  auto last_note = ledger::parse_note(*last);
+  if (!last_note) return last_note.error();
+  auto cosigned = ledger::parse_cosigned(answer, *last_note);
+  if (!cosigned) return cosigned.error();
+  auto about = ledger::parse_checkpoint(cosigned->text);
+  if (!about) return about.error();
+  auto kept = store_->checkpoint_at(about->size);
+  if (!kept) return kept.error();
+  auto kept_note = *kept ? ledger::parse_note(**kept) : Result<ledger::SignedNote>(ledger::SignedNote());
+  if (!kept_note) return kept_note.error();
+  if (kept_note->text != cosigned->text) {
+    return refuted(
+        fmt::format("the cosigned checkpoint of {} leaves is none that this ledger gave out", about->size));
+  }
+  auto found = ledger::cosignatures_of(*cosigned, witnesses);
+  if (!found) return found.error();
+  if (found->empty()) return refuted("there is no cosignature by a known witness");
+  std::erase_if(cosigned->signatures, [&](const ledger::NoteSignature& signature) {
+    return std::none_of(found->begin(), found->end(),
+                        [&](const auto& one) { return signature.names(one.witness); });
+  });
+  if (Status status = store_->keep_checkpoint(ledger::format_note(*cosigned)); !status) return status.error();
+  auto now = store_->checkpoint_at(about->size);
+  if (!now) return now.error();
+  CHECK(now->has_value());
+  return **now;
 }
 
 }  // namespace fieldprint::store

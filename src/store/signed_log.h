@@ -1,5 +1,7 @@
 #pragma once
 
+#include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -20,28 +22,49 @@ struct LoggedLeaf {
   std::string checkpoint;  ///< signed note over tree_size leaves
 };
 
-/// A ledger with its signing key. A checkpoint is signed only when its leaves are durable, and given out only
-/// when it is durable itself: after a crash the log can never contradict what it has said. Safe to call from
-/// several threads; one process at a time may write a log.
+/// A ledger with its signing key. A checkpoint is given out only when it and its leaves are durable, in one
+/// transaction: after a crash the log can never contradict what it has said.
+///
+/// Safe to call from several threads. Appends that arrive while another is being committed are committed
+/// together, under one checkpoint and with one flush of the disk (group commit): the first that waits leads,
+/// the others find their work done.
 class SignedLog {
  public:
   /// Refuses a store whose last checkpoint was not signed by this key.
   static Result<std::unique_ptr<SignedLog>> open(std::unique_ptr<LedgerStore> store,
                                                  ledger::SignerKey signer);
 
-  /// Adds leaves under one new checkpoint; the results are in the order of the leaves, of which there is at
-  /// least one.
+  /// Adds leaves, in a row and under one checkpoint, durably; the results are in the order of the leaves, of
+  /// which there is at least one.
   Result<std::vector<LoggedLeaf>> append(std::span<const Bytes> leaves);
+
+  /// The last checkpoint, which covers every leaf; signs one if none does.
+  Result<std::string> checkpoint();
+
+  /// Adds the cosignatures in what a witness handed back (ledger::parse_cosigned) to the checkpoint that they
+  /// are about, which must be one that was given out, and gives that checkpoint with all its signatures.
+  /// Only cosignatures by `witnesses` are kept; refuted if there is none or one does not verify.
+  Result<std::string> accept_cosignatures(std::string_view answer,
+                                          std::span<const ledger::VerifierKey> witnesses);
 
   const ledger::VerifierKey& verifier() const { return signer_.verifier(); }
   LedgerStore& store() { return *store_; }
 
  private:
+  struct Waiting;
+  struct Group;
   SignedLog(std::unique_ptr<LedgerStore> store, ledger::SignerKey signer)
       : store_(std::move(store)), signer_(std::move(signer)) {}
-  std::mutex mutex_;
+  Seal seal();
+  void lead(std::unique_lock<std::mutex>& lock);
+  std::vector<Waiting*> take_group();
+  Result<std::shared_ptr<const Group>> commit(std::span<Waiting* const> waiting);
+
   std::unique_ptr<LedgerStore> store_;
   ledger::SignerKey signer_;
+  std::mutex mutex_;
+  std::deque<Waiting*> queue_;  // guarded by mutex_, as is led_
+  bool led_ = false;            // somebody commits
 };
 
 }  // namespace fieldprint::store

@@ -39,10 +39,10 @@ Error explain(int code, std::string_view message, int system_error, const std::s
 
 }  // namespace
 
-Result<Database> Database::open(const std::string& path, int busy_timeout_ms) {
+Result<Database> Database::open(const std::string& path, int busy_timeout_ms, bool create) {
   sqlite3* raw = nullptr;
-  const int code = sqlite3_open_v2(path.c_str(), &raw,
-                                   SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
+  const int code = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
   CHECK(raw != nullptr, "SQLite is out of memory");
   Database database(std::unique_ptr<sqlite3, Close>(raw), path);
   if (code != SQLITE_OK) return database.error("open");
@@ -81,8 +81,11 @@ Result<std::string> Database::text(std::string_view sql) {
 }
 
 Error Database::error(std::string_view doing) const {
-  return explain(sqlite3_errcode(handle_.get()), sqlite3_errmsg(handle_.get()),
-                 sqlite3_system_errno(handle_.get()), path_, doing);
+  const int code = sqlite3_errcode(handle_.get());
+  if (examined_ && (code & 0xff) == SQLITE_CORRUPT) {
+    return refuted(fmt::format("the database {} is damaged: {}", path_, sqlite3_errmsg(handle_.get())));
+  }
+  return explain(code, sqlite3_errmsg(handle_.get()), sqlite3_system_errno(handle_.get()), path_, doing);
 }
 
 Statement& Statement::bind(std::int64_t value) {

@@ -20,14 +20,17 @@ class Statement;
 
 class Database {
  public:
-  /// Opens or creates; ":memory:" keeps everything in memory.
-  static Result<Database> open(const std::string& path, int busy_timeout_ms);
+  /// Opens, and creates if `create`; ":memory:" keeps everything in memory.
+  static Result<Database> open(const std::string& path, int busy_timeout_ms, bool create = true);
 
   Status execute(const char* sql);
   Result<Statement> prepare(std::string_view sql);
   /// The first column of the first row of a query that gives one.
   Result<std::int64_t> number(std::string_view sql);
   Result<std::string> text(std::string_view sql);
+
+  /// From now on damage to the file is what is looked for: an answer (refuted), not a failure.
+  void examine() { examined_ = true; }
 
   /// The database's last error; `doing` names the operation: "append to the ledger".
   Error error(std::string_view doing) const;
@@ -41,6 +44,7 @@ class Database {
       : handle_(std::move(handle)), path_(std::move(path)) {}
   std::unique_ptr<sqlite3, Close> handle_;
   std::string path_;
+  bool examined_ = false;
 };
 
 /// A prepared statement. Bind in order, step, read columns; reset() makes it ready again. Must not outlive

@@ -1,213 +1,160 @@
 #include "store/sqlite_ledger_store.h"
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <utility>
 
-#include "base/bounds.h"
 #include "base/file.h"
-#include "ledger/checkpoint.h"
-#include "store/sqlite.h"
+#include "store/sqlite_schema.h"
 
 namespace fieldprint::store {
-namespace {
 
 using sqlite::Database;
 using sqlite::Statement;
 using sqlite::Transaction;
 using sqlite::Use;
 
-constexpr std::int64_t kApplicationId = 0x6670'6c67;  // "fplg", in the file's header
-constexpr std::int64_t kSchemaVersion = 1;
+namespace {
 
-constexpr const char* kSchema = R"sql(
-  CREATE TABLE leaves (idx INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
-  CREATE TABLE nodes (level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL,
-                      PRIMARY KEY (level, idx)) STRICT, WITHOUT ROWID;
-  CREATE TABLE tree (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL) STRICT;
-  CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
-  INSERT INTO tree VALUES (1, 0);
-)sql";
+constexpr std::string_view kReading = "read";
 
-// Creates the schema in an empty database; refuses one that is not a ledger of this version.
-Status prepare_schema(Database& database) {
-  auto transaction = Transaction::begin(database);
-  if (!transaction) return transaction.error();
-  auto application = database.number("PRAGMA application_id");
-  if (!application) return application.error();
-  auto version = database.number("PRAGMA user_version");
-  if (!version) return version.error();
-  auto tables = database.number("SELECT count(*) FROM sqlite_schema");
-  if (!tables) return tables.error();
-
-  if (*application == 0 && *version == 0 && *tables == 0) {
-    if (Status status = database.execute(kSchema); !status) return status;
-    const std::string header =
-        fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}", kApplicationId, kSchemaVersion);
-    if (Status status = database.execute(header.c_str()); !status) return status;
-    return transaction->commit();
-  }
-  if (*application != kApplicationId) {
-    return caller_error(fmt::format("{} is a database of another program, not a ledger", database.path()));
-  }
-  if (*version != kSchemaVersion) {
-    return caller_error(fmt::format("the ledger {} has schema version {}, but this program knows version {}",
-                                    database.path(), *version, kSchemaVersion));
-  }
-  return {};
+// Indexes beyond SQLite's integers are in no ledger.
+std::int64_t to_sql(std::uint64_t value) {
+  return static_cast<std::int64_t>(std::min<std::uint64_t>(value, std::numeric_limits<std::int64_t>::max()));
 }
 
-Status configure(Database& database, const SqliteOptions& options, bool in_memory) {
-  auto mode = database.text("PRAGMA journal_mode = WAL");
-  if (!mode) return mode.error();
-  if (*mode != (in_memory ? "memory" : "wal")) {
-    return environment_error(fmt::format(
-        "cannot use {}: its file system offers no write-ahead log; put the ledger on a local disk",
-        database.path()));
-  }
-  // FULL: the log is flushed at every commit, so that an acknowledged leaf survives a power cut.
-  if (Status status = database.execute("PRAGMA synchronous = FULL"); !status) return status;
-  if (options.max_file_bytes > 0) {
-    auto page = database.number("PRAGMA page_size");
-    if (!page) return page.error();
-    const std::string limit =
-        fmt::format("PRAGMA max_page_count = {}", std::max(options.max_file_bytes / *page, std::int64_t{1}));
-    return database.execute(limit.c_str());
-  }
-  return {};
+bool to_digest(const Bytes& bytes, Digest& out) {
+  if (bytes.size() != out.size()) return false;
+  std::copy(bytes.begin(), bytes.end(), out.begin());
+  return true;
 }
+
+constexpr char kExtent[] =
+    "SELECT size, (SELECT coalesce(max(idx) + 1, 0) FROM leaves), "
+    "(SELECT coalesce(max(idx) + 1, 0) FROM nodes WHERE level = 0) FROM tree";
+
+constexpr std::string_view kStatements[] = {
+    kExtent,
+    "UPDATE tree SET size = ?",
+    "INSERT INTO leaves VALUES (?, ?)",
+    "SELECT idx, bytes FROM leaves WHERE idx >= ? AND idx < ? ORDER BY idx",
+    "INSERT INTO nodes VALUES (?, ?, ?)",
+    "SELECT idx, hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx",
+    "SELECT hash FROM nodes WHERE level = ? AND idx = ?",
+    "INSERT OR REPLACE INTO checkpoints VALUES (?, ?)",
+    "SELECT size, note FROM checkpoints WHERE size >= ? ORDER BY size LIMIT ?",
+    "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1",
+    "SELECT size FROM tree",
+};
 
 }  // namespace
 
-struct SqliteLedgerStore::State {
-  std::mutex mutex;
+// One connection with its statements; its mutex guards both.
+struct SqliteLedgerStore::Connection {
+  std::mutex mutex = {};
   Database database;
-  Statement read_size, write_size, add_leaf, read_leaf, add_node, read_node, add_checkpoint, last_checkpoint;
-  ledger::CompactTree tree;  // as of the last append by this object
+  std::vector<Statement> statements;
 
-  Error damaged(std::string_view what) const {
-    return environment_error(
-        fmt::format("the ledger {} is damaged: {}; restore it from a copy", database.path(), what));
-  }
-
-  Result<std::uint64_t> size() {
-    Use query(read_size);
-    auto row = query->step(database, "read");
-    if (!row) return row.error();
-    if (!*row || query->number(0) < 0) return damaged("it states no size");
-    return static_cast<std::uint64_t>(query->number(0));
-  }
-
-  Result<Digest> node(ledger::NodeId id) {
-    Use query(read_node);
-    query->bind(id.level).bind(static_cast<std::int64_t>(id.index));
-    auto row = query->step(database, "read");
-    if (!row) return row.error();
-    if (!*row)
-      return caller_error(
-          fmt::format("the ledger has no complete subtree {} at level {}", id.index, id.level));
-    const Bytes bytes = query->blob(0);
-    Digest hash{};
-    if (bytes.size() != hash.size())
-      return damaged(fmt::format("hash {} at level {} is cut", id.index, id.level));
-    std::copy(bytes.begin(), bytes.end(), hash.begin());
-    return hash;
-  }
-
-  ledger::NodeReader reader() {
-    return [this](ledger::NodeId id) { return node(id); };
-  }
-
-  Result<Bytes> leaf(std::uint64_t index) {
-    Use query(read_leaf);
-    query->bind(static_cast<std::int64_t>(index));
-    auto row = query->step(database, "read");
-    if (!row) return row.error();
-    if (!*row) return caller_error(fmt::format("the ledger has no leaf {}", index));
-    return query->blob(0);
-  }
-
-  Result<std::optional<std::string>> checkpoint() {
-    Use query(last_checkpoint);
-    auto row = query->step(database, "read");
-    if (!row) return row.error();
-    if (!*row) return std::optional<std::string>();
-    return std::optional<std::string>(query->text(0));
-  }
+  Statement& read_extent() { return statements[0]; }
+  Statement& write_size() { return statements[1]; }
+  Statement& add_leaf() { return statements[2]; }
+  Statement& read_leaves() { return statements[3]; }
+  Statement& add_node() { return statements[4]; }
+  Statement& read_nodes() { return statements[5]; }
+  Statement& read_node() { return statements[6]; }
+  Statement& add_checkpoint() { return statements[7]; }
+  Statement& read_checkpoints() { return statements[8]; }
+  Statement& last_checkpoint() { return statements[9]; }
+  Statement& read_size() { return statements[10]; }
 
   Status run(Use& statement, std::string_view doing) {
     auto row = statement->step(database, doing);
-    if (!row) return row.error();
-    return {};
+    return row ? Status() : Status(row.error());
   }
 
-  Status insert(const Bytes& bytes, ledger::CompactTree& grown) {
-    {
-      Use add(add_leaf);
-      add->bind(static_cast<std::int64_t>(grown.size())).bind(bytes);
+  Error states_no_size() const {
+    return environment_error(
+        fmt::format("the ledger {} is damaged: it states no size; restore it from a copy", database.path()));
+  }
+
+  Result<std::uint64_t> size() {
+    Use query(read_size());
+    auto row = query->step(database, kReading);
+    if (!row) return row.error();
+    if (!*row || query->number(0) < 0) return states_no_size();
+    return static_cast<std::uint64_t>(query->number(0));
+  }
+
+  // Nothing if there is none.
+  Result<std::optional<Digest>> node(ledger::NodeId id) {
+    Use query(read_node());
+    query->bind(id.level).bind(to_sql(id.index));
+    auto row = query->step(database, kReading);
+    if (!row) return row.error();
+    Digest hash{};
+    if (!*row) return std::optional<Digest>();
+    if (!to_digest(query->blob(0), hash)) {
+      return environment_error(
+          fmt::format("the ledger {} is damaged: hash {} at level {} is cut; restore it from a copy",
+                      database.path(), id.index, id.level));
+    }
+    return std::optional(hash);
+  }
+
+  Status insert_leaves(std::span<const LeafView> leaves, std::uint64_t first) {
+    for (const LeafView& leaf : leaves) {
+      Use add(add_leaf());
+      add->bind(to_sql(first++)).bind(leaf);
       if (Status status = run(add, "append to"); !status) return status;
     }
-    Status status;
-    grown.append(ledger::leaf_hash(bytes), [&](ledger::NodeId id, const Digest& hash) {
-      if (!status) return;
-      Use add(add_node);
-      add->bind(id.level).bind(static_cast<std::int64_t>(id.index)).bind(hash);
-      status = run(add, "append to");
-    });
-    return status;
+    return {};
   }
 
-  // The checkpoint's size and root must be this ledger's.
-  Status check_checkpoint(const ledger::Checkpoint& checkpoint) {
-    auto now = size();
-    if (!now) return now.error();
-    if (checkpoint.size > *now) {
-      return caller_error(
-          fmt::format("the checkpoint states {} leaves, but the ledger has {}", checkpoint.size, *now));
-    }
-    auto root = ledger::root_at(checkpoint.size, reader());
-    if (!root) return root.error();
-    if (*root != checkpoint.root) {
-      return caller_error(
-          fmt::format("the checkpoint's root for {} leaves is not the ledger's", checkpoint.size));
+  Status insert_nodes(const ledger::Growth& growth) {
+    for (int level = 0; level < 64 && !growth.completed(level).empty(); ++level) {
+      std::uint64_t index = growth.old_size() >> level;
+      for (const Digest& hash : growth.completed(level)) {
+        Use add(add_node());
+        add->bind(level).bind(to_sql(index++)).bind(hash);
+        if (Status status = run(add, "append to"); !status) return status;
+      }
     }
     return {};
   }
 
-  // What is stated must fit together; audit() reads the rest.
-  Status check_at_open() {
-    const auto snapshot = Transaction::snapshot(database);
-    if (!snapshot) return snapshot.error();
-    auto stated = size();
-    if (!stated) return stated.error();
-    auto leaves = database.number("SELECT coalesce(max(idx) + 1, 0) FROM leaves");
-    if (!leaves) return leaves.error();
-    auto hashes = database.number("SELECT coalesce(max(idx) + 1, 0) FROM nodes WHERE level = 0");
-    if (!hashes) return hashes.error();
-    if (std::cmp_not_equal(*leaves, *stated) || std::cmp_not_equal(*hashes, *stated)) {
-      return damaged(fmt::format("it states {} leaves, but holds {} leaves and {} leaf hashes", *stated,
-                                 *leaves, *hashes));
+  Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) {
+    std::vector<KeptCheckpoint> kept;
+    Use query(read_checkpoints());
+    query->bind(to_sql(from)).bind(limit);
+    while (true) {
+      auto row = query->step(database, kReading);
+      if (!row) return row.error();
+      if (!*row) return kept;
+      kept.push_back({static_cast<std::uint64_t>(query->number(0)), query->text(1)});
     }
-    auto loaded = ledger::CompactTree::load(*stated, reader());
-    if (!loaded) return damaged(loaded.error().message);
-    tree = std::move(*loaded);
+  }
 
-    auto note = checkpoint();
-    if (!note) return note.error();
-    if (!*note) return {};
-    auto parsed = ledger::parse_note(**note);
-    if (!parsed) return damaged(parsed.error().message);
-    auto last = ledger::parse_checkpoint(parsed->text);
-    if (!last) return damaged(last.error().message);
-    if (Status status = check_checkpoint(*last); !status) {
-      return status.error().kind == ErrorKind::kCaller ? damaged(status.error().message) : status.error();
-    }
-    return {};
+  // Puts a note in its place, or joins its signatures to those of the one that is there.
+  Status put_checkpoint(std::uint64_t size, std::string_view note) {
+    auto there = checkpoints(size, 1);
+    if (!there) return there.error();
+    std::optional<std::string> kept;
+    if (!there->empty() && there->front().size == size) kept = std::move(there->front().note);
+    auto merged = merge_notes(kept, note);
+    if (!merged) return merged.error();
+    Use add(add_checkpoint());
+    add->bind(to_sql(size)).bind(std::string_view(*merged));
+    return run(add, "keep a checkpoint in");
   }
 };
 
-SqliteLedgerStore::SqliteLedgerStore(std::unique_ptr<State> state) : state_(std::move(state)) {}
+SqliteLedgerStore::SqliteLedgerStore(std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader,
+                                     const SqliteOptions& options)
+    : writer_(std::move(writer)), reader_(std::move(reader)), examined_(options.examine) {}
 SqliteLedgerStore::~SqliteLedgerStore() = default;
+
+const std::string& SqliteLedgerStore::name() const { return writer_->database.path(); }
 
 Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open(const std::string& path,
                                                                    const SqliteOptions& options) {
@@ -219,160 +166,194 @@ Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_in_memory() {
   return open_database(":memory:", {});
 }
 
-Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_database(const std::string& path,
-                                                                            const SqliteOptions& options) {
-  const bool in_memory = path == ":memory:";
-  auto database = Database::open(path, options.busy_timeout_ms);
+Result<std::unique_ptr<SqliteLedgerStore::Connection>> SqliteLedgerStore::connect(
+    const std::string& path, const SqliteOptions& options) {
+  auto database = Database::open(path, options.busy_timeout_ms, !options.examine);
   if (!database) return database.error();
   // A foreign database must be refused before anything in it is changed.
-  if (Status status = prepare_schema(*database); !status) return status.error();
-  if (Status status = configure(*database, options, in_memory); !status) return status.error();
-  if (!in_memory) {
-    if (Status status = sync_folder_of(path); !status) return status.error();
-  }
-  constexpr std::string_view kStatements[] = {
-      "SELECT size FROM tree",
-      "UPDATE tree SET size = ?",
-      "INSERT INTO leaves VALUES (?, ?)",
-      "SELECT bytes FROM leaves WHERE idx = ?",
-      "INSERT INTO nodes VALUES (?, ?, ?)",
-      "SELECT hash FROM nodes WHERE level = ? AND idx = ?",
-      "INSERT OR REPLACE INTO checkpoints VALUES (?, ?)",
-      "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1",
-  };
-  std::vector<Statement> s;
+  if (Status status = sqlite::prepare_schema(*database, options); !status) return status.error();
+  if (Status status = sqlite::configure(*database, options, path == ":memory:"); !status)
+    return status.error();
+  std::vector<Statement> statements;
   for (const std::string_view sql : kStatements) {
     auto statement = database->prepare(sql);
     if (!statement) return statement.error();
-    s.push_back(std::move(*statement));
+    statements.push_back(std::move(*statement));
   }
-  std::unique_ptr<State> state(new State{.mutex = {},
-                                         .database = std::move(*database),
-                                         .read_size = std::move(s[0]),
-                                         .write_size = std::move(s[1]),
-                                         .add_leaf = std::move(s[2]),
-                                         .read_leaf = std::move(s[3]),
-                                         .add_node = std::move(s[4]),
-                                         .read_node = std::move(s[5]),
-                                         .add_checkpoint = std::move(s[6]),
-                                         .last_checkpoint = std::move(s[7]),
-                                         .tree = {}});
-  if (Status status = state->check_at_open(); !status) return status.error();
-  return std::unique_ptr<SqliteLedgerStore>(new SqliteLedgerStore(std::move(state)));
+  if (options.examine) database->examine();
+  return std::unique_ptr<Connection>(
+      new Connection{.database = std::move(*database), .statements = std::move(statements)});
 }
 
-Result<std::uint64_t> SqliteLedgerStore::append(std::span<const Bytes> leaves) {
-  for (const Bytes& leaf : leaves) {
-    if (std::cmp_greater(leaf.size(), bounds::kMaxLeafBytes)) {
-      return caller_error(
-          fmt::format("a leaf of {} bytes is over the limit of {}", leaf.size(), bounds::kMaxLeafBytes));
-    }
+Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_database(const std::string& path,
+                                                                            const SqliteOptions& options) {
+  auto writer = connect(path, options);
+  if (!writer) return writer.error();
+  std::unique_ptr<Connection> second;
+  if (path != ":memory:") {
+    if (Status status = sync_folder_of(path); !status) return status.error();
+    auto reader = connect(path, options);
+    if (!reader) return reader.error();
+    second = std::move(*reader);
   }
-  const std::lock_guard lock(state_->mutex);
-  auto transaction = Transaction::begin(state_->database);
+  std::unique_ptr<SqliteLedgerStore> store(
+      new SqliteLedgerStore(std::move(*writer), std::move(second), options));
+  if (options.examine) return store;
+  auto tree = store->check_state();
+  if (!tree) return tree.error();
+  store->tree_ = std::move(*tree);
+  return store;
+}
+
+Result<ledger::Growth> SqliteLedgerStore::grow(std::span<const LeafView> leaves, const Seal& seal) {
+  if (examined_) return caller_error("this ledger was opened to be examined; nothing may be added to it");
+  if (Status status = check_leaves(leaves); !status) return status.error();
+  const std::lock_guard lock(writer_->mutex);
+  auto transaction = Transaction::begin(writer_->database);
   if (!transaction) return transaction.error();
-  auto first = state_->size();
-  if (!first) return first;
-  ledger::CompactTree grown = state_->tree;
-  if (grown.size() != *first) {  // another process has appended
-    auto loaded = ledger::CompactTree::load(*first, state_->reader());
-    if (!loaded) return state_->damaged(loaded.error().message);
-    grown = std::move(*loaded);
+  auto first = writer_->size();
+  if (!first) return first.error();
+  if (tree_.size() != *first) {  // another process has appended
+    auto loaded = ledger::CompactTree::load(*first, [&](ledger::NodeId id) -> Result<Digest> {
+      auto hash = writer_->node(id);
+      if (!hash) return hash.error();
+      if (!*hash) return damaged(no_node(id).message);
+      return **hash;
+    });
+    if (!loaded) return loaded.error();
+    tree_ = std::move(*loaded);
   }
-  for (const Bytes& leaf : leaves) {
-    if (Status status = state_->insert(leaf, grown); !status) return status.error();
-  }
+  ledger::Growth growth(tree_);
+  for (const LeafView& leaf : leaves) growth.append(ledger::leaf_hash(leaf));
+  if (Status status = writer_->insert_leaves(leaves, *first); !status) return status.error();
+  if (Status status = writer_->insert_nodes(growth); !status) return status.error();
   {
-    Use update(state_->write_size);
-    update->bind(static_cast<std::int64_t>(grown.size()));
-    if (Status status = state_->run(update, "append to"); !status) return status.error();
+    Use update(writer_->write_size());
+    update->bind(to_sql(growth.size()));
+    if (Status status = writer_->run(update, "append to"); !status) return status.error();
+  }
+  if (seal) {
+    auto note = seal(growth.size(), growth.root());
+    if (!note) return note.error();
+    if (Status status = writer_->put_checkpoint(growth.size(), *note); !status) return status.error();
   }
   if (Status status = transaction->commit(); !status) return status.error();
-  state_->tree = std::move(grown);
-  return *first;
+  tree_ = growth.tree();
+  return growth;
 }
 
 Result<std::uint64_t> SqliteLedgerStore::size() {
-  const std::lock_guard lock(state_->mutex);
-  return state_->size();
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  return connection.size();
 }
 
-Result<Bytes> SqliteLedgerStore::leaf(std::uint64_t index) {
-  const std::lock_guard lock(state_->mutex);
-  return state_->leaf(index);
+Result<Extent> SqliteLedgerStore::extent() {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  Use query(connection.read_extent());
+  auto row = query->step(connection.database, kReading);
+  if (!row) return row.error();
+  if (!*row || query->number(0) < 0) return damaged("it states no size");
+  const auto column = [&](int i) { return static_cast<std::uint64_t>(query->number(i)); };
+  return Extent{column(0), column(1), column(2)};
 }
 
-Result<Digest> SqliteLedgerStore::node(ledger::NodeId id) {
-  const std::lock_guard lock(state_->mutex);
-  return state_->node(id);
+Result<std::vector<Bytes>> SqliteLedgerStore::leaves(std::uint64_t begin, std::uint64_t end) {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  Use query(connection.read_leaves());
+  query->bind(to_sql(begin)).bind(to_sql(end));
+  std::vector<Bytes> found;
+  while (true) {
+    auto row = query->step(connection.database, kReading);
+    if (!row) return row.error();
+    const bool next = *row && std::cmp_equal(query->number(0), begin + found.size());
+    if (!next) return found;
+    found.push_back(query->blob(1));
+  }
+}
+
+Result<std::vector<Digest>> SqliteLedgerStore::nodes(int level, std::uint64_t begin, std::uint64_t end) {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  Use query(connection.read_nodes());
+  query->bind(level).bind(to_sql(begin)).bind(to_sql(end));
+  std::vector<Digest> found;
+  while (true) {
+    auto row = query->step(connection.database, kReading);
+    if (!row) return row.error();
+    const bool next = *row && std::cmp_equal(query->number(0), begin + found.size());
+    Digest hash{};
+    // A hash of another length is none.
+    if (!next || !to_digest(query->blob(1), hash)) return found;
+    found.push_back(hash);
+  }
+}
+
+Result<std::vector<Digest>> SqliteLedgerStore::hashes(std::span<const ledger::NodeId> ids) {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  std::vector<Digest> found;
+  for (const ledger::NodeId id : ids) {
+    auto hash = connection.node(id);
+    if (!hash) return hash.error();
+    if (!*hash) return no_node(id);
+    found.push_back(**hash);
+  }
+  return found;
 }
 
 Status SqliteLedgerStore::keep_checkpoint(std::string_view note) {
-  auto parsed = ledger::parse_note(note);
-  if (!parsed) return parsed.error();
-  auto checkpoint = ledger::parse_checkpoint(parsed->text);
+  auto checkpoint = read_checkpoint(note);
   if (!checkpoint) return checkpoint.error();
-
-  const std::lock_guard lock(state_->mutex);
-  auto transaction = Transaction::begin(state_->database);
+  const std::lock_guard lock(writer_->mutex);
+  auto transaction = Transaction::begin(writer_->database);
   if (!transaction) return transaction.error();
-  if (Status status = state_->check_checkpoint(*checkpoint); !status) return status;
-  auto newest = state_->database.number("SELECT coalesce(max(size), 0) FROM checkpoints");
-  if (!newest) return newest.error();
-  if (std::cmp_less(checkpoint->size, *newest)) {
-    return caller_error(fmt::format("the checkpoint states {} leaves, fewer than the last one's {}",
-                                    checkpoint->size, *newest));
-  }
-  {
-    Use add(state_->add_checkpoint);
-    add->bind(static_cast<std::int64_t>(checkpoint->size)).bind(note);
-    if (Status status = state_->run(add, "keep a checkpoint in"); !status) return status;
-  }
+  if (Status status = check_kept(*writer_, *checkpoint); !status) return status;
+  if (Status status = writer_->put_checkpoint(checkpoint->size, note); !status) return status;
   return transaction->commit();
 }
 
-Result<std::optional<std::string>> SqliteLedgerStore::checkpoint() {
-  const std::lock_guard lock(state_->mutex);
-  return state_->checkpoint();
+// Within a transaction of the connection that writes.
+Status SqliteLedgerStore::check_kept(Connection& connection, const ledger::Checkpoint& checkpoint) {
+  auto now = connection.size();
+  if (!now) return now.error();
+  if (checkpoint.size > *now) {
+    return caller_error(
+        fmt::format("the checkpoint states {} leaves, but the ledger has {}", checkpoint.size, *now));
+  }
+  auto root = ledger::root_at(checkpoint.size, [&](ledger::NodeId id) -> Result<Digest> {
+    auto hash = connection.node(id);
+    if (!hash) return hash.error();
+    return *hash ? Result<Digest>(**hash) : Result<Digest>(no_node(id));
+  });
+  if (!root) return root.error();
+  if (*root != checkpoint.root) {
+    return caller_error(
+        fmt::format("the checkpoint's root for {} leaves is not the ledger's", checkpoint.size));
+  }
+  auto later = connection.checkpoints(checkpoint.size, 1);
+  if (!later) return later.error();
+  if (later->empty() || later->front().size == checkpoint.size) return {};
+  return caller_error(
+      fmt::format("the checkpoint states {} leaves, fewer than the last one's", checkpoint.size));
 }
 
-Status SqliteLedgerStore::audit() {
-  const std::lock_guard lock(state_->mutex);
-  const auto snapshot = Transaction::snapshot(state_->database);
-  if (!snapshot) return snapshot.error();
-  auto total = state_->size();
-  if (!total) return total.error();
-  ledger::CompactTree recomputed;
-  Status status;
-  while (recomputed.size() < *total) {
-    auto leaf = state_->leaf(recomputed.size());
-    if (!leaf) {
-      return leaf.error().kind == ErrorKind::kCaller
-                 ? refuted(fmt::format("leaf {} of {} is missing", recomputed.size(), *total))
-                 : leaf.error();
-    }
-    recomputed.append(ledger::leaf_hash(*leaf), [&](ledger::NodeId id, const Digest& hash) {
-      auto stored = state_->node(id);
-      if (status.ok() && (!stored || *stored != hash)) {
-        status = refuted(
-            fmt::format("the stored hash {} at level {} is not that of its leaves", id.index, id.level));
-      }
-    });
-    if (!status) return status;
-  }
-  auto notes = state_->database.prepare("SELECT note FROM checkpoints ORDER BY size");
-  if (!notes) return notes.error();
-  while (true) {
-    auto row = notes->step(state_->database, "read");
-    if (!row) return row.error();
-    if (!*row) return {};
-    auto note = ledger::parse_note(notes->text(0));
-    auto checkpoint = note ? ledger::parse_checkpoint(note->text) : Result<ledger::Checkpoint>(note.error());
-    Status consistent = checkpoint ? state_->check_checkpoint(*checkpoint) : Status(checkpoint.error());
-    if (!consistent && consistent.error().kind == ErrorKind::kCaller)
-      return refuted(consistent.error().message);
-    if (!consistent) return consistent;
-  }
+Result<std::optional<std::string>> SqliteLedgerStore::checkpoint() {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  Use query(connection.last_checkpoint());
+  auto row = query->step(connection.database, kReading);
+  if (!row) return row.error();
+  if (!*row) return std::optional<std::string>();
+  return std::optional<std::string>(query->text(0));
+}
+
+Result<std::vector<KeptCheckpoint>> SqliteLedgerStore::checkpoints(std::uint64_t from, int limit) {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  return connection.checkpoints(from, limit);
 }
 
 }  // namespace fieldprint::store

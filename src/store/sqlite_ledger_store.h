@@ -10,10 +10,13 @@ namespace fieldprint::store {
 struct SqliteOptions {
   std::int64_t max_file_bytes = 0;  ///< an append that would make the database larger fails; 0 = no limit
   int busy_timeout_ms = 10000;      ///< how long to wait for another process's transaction
+  /// For an audit: nothing is created, what the ledger states is not checked, damage is refuted instead of an
+  /// environment error, and every append fails.
+  bool examine = false;
 };
 
 /// A ledger in one SQLite database: write-ahead log, synchronous=FULL. Several processes may open the same
-/// file.
+/// file. Reads have a connection of their own and do not wait for a commit.
 class SqliteLedgerStore final : public LedgerStore {
  public:
   /// Opens or creates the database and checks that what it states fits together: sizes, the tree's peaks, and
@@ -25,20 +28,31 @@ class SqliteLedgerStore final : public LedgerStore {
 
   ~SqliteLedgerStore() override;
 
-  Result<std::uint64_t> append(std::span<const Bytes> leaves) override;
+  Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override;
   Result<std::uint64_t> size() override;
-  Result<Bytes> leaf(std::uint64_t index) override;
-  Result<Digest> node(ledger::NodeId id) override;
+  Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) override;
+  Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) override;
+  Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) override;
   Status keep_checkpoint(std::string_view note) override;
   Result<std::optional<std::string>> checkpoint() override;
-  Status audit() override;
+  Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) override;
+  Result<Extent> extent() override;
+  const std::string& name() const override;
 
  private:
-  struct State;
-  explicit SqliteLedgerStore(std::unique_ptr<State> state);
+  struct Connection;
+  SqliteLedgerStore(std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader,
+                    const SqliteOptions& options);
   static Result<std::unique_ptr<SqliteLedgerStore>> open_database(const std::string& path,
                                                                   const SqliteOptions& options);
-  std::unique_ptr<State> state_;
+  static Result<std::unique_ptr<Connection>> connect(const std::string& path, const SqliteOptions& options);
+  Connection& reading() { return reader_ ? *reader_ : *writer_; }
+  Status check_kept(Connection& connection, const ledger::Checkpoint& checkpoint);
+
+  std::unique_ptr<Connection> writer_;
+  std::unique_ptr<Connection> reader_;  // none for a database in memory
+  bool examined_;
+  ledger::CompactTree tree_;  // as of the last append by this object; guarded by the writer's mutex
 };
 
 }  // namespace fieldprint::store

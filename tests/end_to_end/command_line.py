@@ -1,7 +1,7 @@
 """Runs the `fieldprint` binary as a user would, on real models that are imported once for all tests.
 
-FIELDPRINT_BINARY names the program, FIELDPRINT_SMOLLM2_GGUF the model (and FIELDPRINT_GEMMA3_GGUF another); without
-them the tests skip.
+FIELDPRINT_BINARY names the program, FIELDPRINT_SMOLLM2_GGUF the model (and FIELDPRINT_GEMMA3_GGUF another); tests without
+what they need skip.
 """
 
 import atexit
@@ -76,9 +76,9 @@ def limit_file_size(most):
     return limit
 
 
-@unittest.skipUnless(BINARY and GGUF, "set FIELDPRINT_BINARY and FIELDPRINT_SMOLLM2_GGUF")
-class CommandLineTest(unittest.TestCase):
-    """A folder of its own for every test, and what every command must keep to."""
+@unittest.skipUnless(BINARY, "set FIELDPRINT_BINARY")
+class ToolTest(unittest.TestCase):
+    """A folder of its own for every test, and what every command must keep to. No model is needed."""
 
     def setUp(self):
         self.folder = tempfile.mkdtemp(dir=scratch())
@@ -110,6 +110,11 @@ class CommandLineTest(unittest.TestCase):
         ended = run(*arguments, **options)
         self.assertEqual((DONE, ""), (ended.status, ended.err))
         return ended
+
+
+@unittest.skipUnless(BINARY and GGUF, "set FIELDPRINT_BINARY and FIELDPRINT_SMOLLM2_GGUF")
+class CommandLineTest(ToolTest):
+    """A test with the model."""
 
     def answers(self, *arguments, **options):
         """`run --json` on the model: the answers by their ids."""

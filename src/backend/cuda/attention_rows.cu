@@ -379,7 +379,7 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
   __syncthreads();
   RowsTasks tasks{args.items * args.attention.kv_heads * S::kPasses};
   if (warp >= S::kConsumers / 32) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kProducerRegisters));
     if (warp == S::kConsumers / 32) produce<S>(args, maps, shared, tasks);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kRegisters));

@@ -21,8 +21,13 @@ struct RowsShape {
   static constexpr int kRows = kGroups * kGroupRows;
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 128;
-  static constexpr int kRegisters = kGroups == 3 ? 160 : 240;  ///< of a consumer
-  static constexpr int kSpan = std::min(kPad, 128);            ///< bytes of a swizzled row of keys
+  static constexpr int kRegisters = kGroups == 3 ? 160 : 232;  ///< of a consumer
+  static constexpr int kProducerRegisters = 32;
+  // A block owns as many registers as its threads have at launch, in eights. Whoever asks for more waits
+  // forever.
+  static_assert(kConsumers * kRegisters + (kThreads - kConsumers) * kProducerRegisters <=
+                kThreads * (65536 / kThreads / 8 * 8));
+  static constexpr int kSpan = std::min(kPad, 128);  ///< bytes of a swizzled row of keys
   static constexpr int kKeySlabs = kPad / kSpan;
   static constexpr int kQuerySlabs = (kPad + 127) / 128;  ///< of 128 bytes a row
   static constexpr int kChannels = kSpan;                 ///< of the output in one pass

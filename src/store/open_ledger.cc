@@ -1,0 +1,35 @@
+#include "store/open_ledger.h"
+
+#include <filesystem>
+
+#include "store/postgres_ledger_store.h"
+#include "store/sqlite_ledger_store.h"
+
+namespace fieldprint::store {
+namespace {
+
+template <class Store>
+Result<std::unique_ptr<LedgerStore>> as_ledger(Result<std::unique_ptr<Store>> store) {
+  if (!store) return store.error();
+  return std::unique_ptr<LedgerStore>(std::move(*store));
+}
+
+}  // namespace
+
+bool is_database_url(std::string_view location) {
+  return location.starts_with("postgresql://") || location.starts_with("postgres://");
+}
+
+Result<std::unique_ptr<LedgerStore>> open_ledger(const std::string& location, Access access) {
+  const bool examine = access == Access::kExamine;
+  if (is_database_url(location)) return as_ledger(PostgresLedgerStore::open(location, {.examine = examine}));
+  std::error_code failure;
+  if (access != Access::kAppend && !std::filesystem::exists(location, failure)) {
+    if (failure) return environment_error(fmt::format("cannot examine {}: {}", location, failure.message()));
+    return caller_error(
+        fmt::format("there is no ledger {}; `fieldprint run --data FOLDER` begins one", location));
+  }
+  return as_ledger(SqliteLedgerStore::open(location, {.examine = examine}));
+}
+
+}  // namespace fieldprint::store

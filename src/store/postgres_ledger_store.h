@@ -1,0 +1,53 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "store/ledger_store.h"
+#include "store/postgres.h"
+
+namespace fieldprint::store {
+
+struct PostgresOptions {
+  bool examine = false;  ///< as in SqliteOptions
+};
+
+/// A ledger in a PostgreSQL database, in tables named fieldprint_*, which several processes and machines may
+/// share: appends take turns by a row lock. Commits are synchronous; how durable the server's own flush is,
+/// its settings fsync and full_page_writes say. Reads have a connection of their own.
+class PostgresLedgerStore final : public LedgerStore {
+ public:
+  /// Connects, creates the tables if there are none, and checks that what they state fits together.
+  static Result<std::unique_ptr<PostgresLedgerStore>> open(const std::string& url,
+                                                           const PostgresOptions& options = {});
+
+  Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override;
+  Result<std::uint64_t> size() override;
+  Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) override;
+  Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) override;
+  Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) override;
+  Status keep_checkpoint(std::string_view note) override;
+  Result<std::optional<std::string>> checkpoint() override;
+  Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) override;
+  Result<Extent> extent() override;
+  const std::string& name() const override { return writer_.connection->name(); }
+
+ private:
+  struct Guarded {
+    std::unique_ptr<postgres::Connection> connection;
+    std::mutex mutex;
+  };
+  PostgresLedgerStore() = default;
+  Status prepare_schema(const PostgresOptions& options);
+  Result<std::uint64_t> lock_size();
+  Status insert(std::span<const LeafView> leaves, const ledger::Growth& growth);
+  Status put_checkpoint(std::uint64_t size, std::string_view note);
+
+  Guarded writer_;
+  Guarded reader_;
+  bool examined_ = false;
+  ledger::CompactTree tree_;  // as of the last append by this object; guarded by the writer's mutex
+};
+
+}  // namespace fieldprint::store

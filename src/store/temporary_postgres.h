@@ -1,0 +1,133 @@
+#pragma once
+
+#include <fcntl.h>
+#include <grp.h>
+#include <libpq-fe.h>
+#include <pwd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+
+namespace fieldprint::store {
+
+/// A private PostgreSQL server of Debian's package, on a Unix socket in a temporary folder, that ends with
+/// the object. Run by root it serves as the user postgres, because the server refuses root.
+class TemporaryPostgres {
+ public:
+  /// Nothing where the package is not installed; then `why` says so.
+  static std::unique_ptr<TemporaryPostgres> start(std::string& why) {
+    const std::string programs = find_programs();
+    if (programs.empty()) {
+      why = "no PostgreSQL server is installed; run tools/setup";
+      return nullptr;
+    }
+    std::unique_ptr<TemporaryPostgres> server(new TemporaryPostgres(programs));
+    if (!server->initialise() || !server->run()) {
+      why = "the private PostgreSQL server does not start; see its log";
+      return nullptr;
+    }
+    return server;
+  }
+
+  ~TemporaryPostgres() {
+    stop(SIGINT);
+    std::filesystem::remove_all(folder_);
+  }
+  TemporaryPostgres(const TemporaryPostgres&) = delete;
+  TemporaryPostgres& operator=(const TemporaryPostgres&) = delete;
+
+  /// Of an empty database of this name.
+  std::string url(const std::string& database) const {
+    PGconn* connection = PQconnectdb(url_of("postgres").c_str());
+    PQclear(PQexec(connection, ("CREATE DATABASE " + database).c_str()));
+    PQfinish(connection);
+    return url_of(database);
+  }
+  /// Kills the server without a word to anybody; the processes that serve connections end when they notice.
+  void kill() { stop(SIGKILL); }
+  bool run() {
+    server_ =
+        spawn({programs_ + "/postgres", "-D", data(), "-k", folder_, "-h", "", "-c", "max_connections=50"});
+    for (int attempt = 0; attempt < 600; ++attempt) {
+      if (PQping(url_of("postgres").c_str()) == PQPING_OK) return true;
+      if (::waitpid(server_, nullptr, WNOHANG) == server_) {
+        server_ = -1;
+        return false;
+      }
+      ::usleep(50'000);
+    }
+    return false;
+  }
+
+ private:
+  explicit TemporaryPostgres(std::string programs) : programs_(std::move(programs)) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-pg-XXXXXX").string();
+    CHECK(::mkdtemp(pattern.data()) != nullptr);
+    folder_ = pattern;
+    if (::geteuid() == 0) user_ = ::getpwnam("postgres");
+    if (user_ != nullptr) CHECK(::chown(folder_.c_str(), user_->pw_uid, user_->pw_gid) == 0);
+  }
+
+  static std::string find_programs() {
+    std::vector<std::string> found;
+    std::error_code none;
+    for (const auto& version : std::filesystem::directory_iterator("/usr/lib/postgresql", none)) {
+      const auto bin = version.path() / "bin";
+      if (std::filesystem::exists(bin / "postgres")) found.push_back(bin.string());
+    }
+    return found.empty() ? std::string() : *std::max_element(found.begin(), found.end());
+  }
+
+  std::string data() const { return folder_ + "/data"; }
+  std::string url_of(const std::string& database) const {
+    return "postgresql:///" + database + "?host=" + folder_ + "&user=postgres";
+  }
+
+  bool initialise() const {
+    const pid_t child =
+        spawn({programs_ + "/initdb", "-D", data(), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"});
+    int status = 1;
+    return ::waitpid(child, &status, 0) == child && status == 0;
+  }
+
+  pid_t spawn(std::vector<std::string> arguments) const {
+    std::vector<char*> raw;
+    for (std::string& argument : arguments) raw.push_back(argument.data());
+    raw.push_back(nullptr);
+    const pid_t child = ::fork();
+    CHECK(child >= 0);
+    if (child != 0) return child;
+    const int log = ::open((folder_ + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
+    ::dup2(log, 1);
+    ::dup2(log, 2);
+    if (::chdir(folder_.c_str()) != 0) ::_exit(126);
+    if (user_ != nullptr &&
+        (::setgroups(0, nullptr) != 0 || ::setgid(user_->pw_gid) != 0 || ::setuid(user_->pw_uid) != 0)) {
+      ::_exit(126);
+    }
+    ::execv(raw[0], raw.data());
+    ::_exit(127);
+  }
+
+  void stop(int signal) {
+    if (server_ <= 0) return;
+    ::kill(server_, signal);
+    ::waitpid(server_, nullptr, 0);
+    server_ = -1;
+  }
+
+  std::string programs_;
+  std::string folder_;
+  const passwd* user_ = nullptr;
+  pid_t server_ = -1;
+};
+
+}  // namespace fieldprint::store
