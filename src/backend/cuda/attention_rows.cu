@@ -143,8 +143,7 @@ class Consumer {
         int query;
         asm volatile("ld.shared.b32 %0, [%1];"
                      : "=r"(query)
-                     : "r"(shared_.queries() + word / 32 * S::kSlabBytes + row * 128 +
-                           ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4));
+                     : "r"(shared_.queries() + row * 128 + ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4));
         dot[r] = __dp4a(mine, query, dot[r]);
       }
     }
@@ -190,7 +189,7 @@ class Consumer {
     std::int32_t sums[S::kOutputs];
     wait_unit();
     multiply_values(weights, sums);
-    AttentionWgmma<S::kChannels>::template wait<0>(sums);
+    AttentionWgmma<kPad>::template wait<0>(sums);
     release_unit();
     join_tile(output_, sums, joins);
   }
@@ -199,10 +198,8 @@ class Consumer {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kPad / 32; ++k) {
-      const std::uint64_t a =
-          descriptor<128>(shared_.queries() + group_ * kGroupRows * 128, k / 4 * S::kSlabBytes + k % 4 * 32);
-      const std::uint64_t b = descriptor<S::kSpan>(shared_.unit(turn_.slot),
-                                                   32 * k / S::kSpan * kTile * S::kSpan + 32 * k % S::kSpan);
+      const std::uint64_t a = descriptor<128>(shared_.queries() + group_ * kGroupRows * 128, 32 * k);
+      const std::uint64_t b = descriptor<kPad>(shared_.unit(turn_.slot), 32 * k);
       if (k == 0) {
         AttentionWgmma<kTile>::start_shared(scores, a, b);
       } else {
@@ -217,12 +214,11 @@ class Consumer {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTile / 32; ++k) {
-      const std::uint64_t b =
-          descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * S::kChannels + k % 2 * 32);
+      const std::uint64_t b = descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * kPad + k % 2 * 32);
       if (k == 0) {
-        AttentionWgmma<S::kChannels>::start_weights(sums, weights, b);
+        AttentionWgmma<kPad>::start_weights(sums, weights, b);
       } else {
-        AttentionWgmma<S::kChannels>::add_weights(sums, weights + 4 * k, b);
+        AttentionWgmma<kPad>::add_weights(sums, weights + 4 * k, b);
       }
     }
     wgmma_commit();
@@ -280,7 +276,7 @@ class Consumer {
   __device__ void store(const RowsTask& task) {
     const RowSoftmax softmax = load_softmax(kSoftmaxPlace);
     const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
-    const std::int32_t channels = args_.attention.head_dim - task.pass * S::kChannels;
+    const std::int32_t channels = args_.attention.head_dim;
     const bool is_result = task.item.state < 0;
     if (is_result) finish(task, softmax);
 #pragma unroll
@@ -295,16 +291,16 @@ class Consumer {
                 args_.attention.heads +
             head;
         to = args_.attention.out + row * args_.attention.head_dim;
-        if (lane() % 4 == 0 && task.pass == 0) args_.attention.anchor_mass[row] = 0.0F;
+        if (lane() % 4 == 0) args_.attention.anchor_mass[row] = 0.0F;
       } else {
         const std::int64_t state = task.item.state + query;
         to = args_.states.output(state, head);
-        if (lane() % 4 == 0 && task.pass == 0) {
+        if (lane() % 4 == 0) {
           *reinterpret_cast<float2*>(args_.states.softmax(state, head)) =
               make_float2(softmax.reference[r], softmax.denominator[r]);
         }
       }
-      to += task.pass * S::kChannels + 2 * (lane() % 4);
+      to += 2 * (lane() % 4);
 #pragma unroll
       for (int n = 0; n < S::kOutputs / 4; ++n) {
         if (8 * n >= channels) continue;
@@ -328,7 +324,7 @@ class Consumer {
     const bool no_sink[2] = {isinf(row.z) != 0, isinf(row.w) != 0};
     const Joins joins = join(sum, context, false, nothing, odd_lane());
     const float inverse[2] = {__frcp_rn(sum.denominator[0]), __frcp_rn(sum.denominator[1])};
-    const int channel = task.pass * S::kChannels + 2 * (lane() % 4);
+    const int channel = 2 * (lane() % 4);
     const std::uint8_t* values = sink_page(task) + exact::kPageTokens * (args.head_dim + channel);
     const float* scales = args.scales.v_scale + task.kv_head * args.head_dim + channel;
     const float factor = args.scales.sink[4 * task.kv_head + kSinkValueScale];
@@ -377,14 +373,14 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
     barrier_init_fence();
   }
   __syncthreads();
-  RowsTasks tasks{args.items * args.attention.kv_heads * S::kPasses};
+  RowsTasks tasks{args.items * args.attention.kv_heads};
   if (warp >= S::kConsumers / 32) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kProducerRegisters));
     if (warp == S::kConsumers / 32) produce<S>(args, maps, shared, tasks);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kRegisters));
     Consumer<kPad> consumer(args, shared, warp / 4);
-    for (RowsTask task; tasks.next<S>(args, task);) consumer.attend(task);
+    for (RowsTask task; tasks.next(args, task);) consumer.attend(task);
   }
 }
 
@@ -401,17 +397,16 @@ void launch(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
   const std::uint8_t* values = keys + exact::kPageTokens * dim;
   // Past a row's end come zeros. How many tokens and blocks there are is not known here.
   constexpr std::uint64_t kAny = std::uint64_t{1} << 31;
-  const RowsMaps maps{
-      byte_map<3>(attention.q, {dim, heads, kAny}, {dim, heads * dim},
-                  {128, static_cast<std::uint32_t>(heads / kv_heads), 1}),
-      byte_map<4>(keys, {dim, exact::kPageTokens, kv_heads, kAny}, {dim, page, block},
-                  {S::kSpan, exact::kPageTokens, 1, 1}),
-      byte_map<4>(values, {exact::kPageTokens, dim, kv_heads, kAny}, {exact::kPageTokens, page, block},
-                  {exact::kPageTokens, S::kChannels, 1, 1})};
+  const RowsMaps maps{byte_map<3>(attention.q, {dim, heads, kAny}, {dim, heads * dim},
+                                  {128, static_cast<std::uint32_t>(heads / kv_heads), 1}),
+                      byte_map<4>(keys, {dim, exact::kPageTokens, kv_heads, kAny}, {dim, page, block},
+                                  {kPad, exact::kPageTokens, 1, 1}),
+                      byte_map<4>(values, {exact::kPageTokens, dim, kv_heads, kAny},
+                                  {exact::kPageTokens, page, block}, {exact::kPageTokens, kPad, 1, 1})};
   const auto kernel = rows_kernel<kPad>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes),
         "attention memory");
-  const std::int32_t tasks = args.items * attention.kv_heads * S::kPasses;
+  const std::int32_t tasks = args.items * attention.kv_heads;
   kernel<<<static_cast<unsigned>(std::min(tasks, multiprocessors)), S::kThreads, S::kSharedBytes, stream>>>(
       args, maps);
   check_launch("attention rows");
@@ -422,8 +417,7 @@ void launch(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
 void launch_rows(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
   const std::int32_t dim = args.attention.head_dim;
   if (dim <= 64) return launch<64>(args, multiprocessors, stream);
-  if (dim <= 128) return launch<128>(args, multiprocessors, stream);
-  launch<256>(args, multiprocessors, stream);
+  launch<128>(args, multiprocessors, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

@@ -14,31 +14,23 @@ namespace {
 
 constexpr int kGroupRows = 64;  ///< query rows of a warpgroup
 
-/// kPad: 64, 128 or 256, at least the head size.
+/// kPad: 64 or 128, at least the head size.
 template <int kPad>
 struct RowsShape {
-  static constexpr int kGroups = rows_of_item(kPad) / kGroupRows;  ///< warpgroups that compute
-  static constexpr int kRows = kGroups * kGroupRows;
+  static constexpr int kRows = kRowsOfItem;
+  static constexpr int kGroups = kRows / kGroupRows;  ///< warpgroups that compute
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 128;
-  static constexpr int kRegisters = kGroups == 3 ? 160 : 232;  ///< of a consumer
+  static constexpr int kRegisters = 160;  ///< of a consumer
   static constexpr int kProducerRegisters = 32;
   // A block owns as many registers as its threads have at launch, in eights. Whoever asks for more waits
   // forever.
   static_assert(kConsumers * kRegisters + (kThreads - kConsumers) * kProducerRegisters <=
                 kThreads * (65536 / kThreads / 8 * 8));
-  static constexpr int kSpan = std::min(kPad, 128);  ///< bytes of a swizzled row of keys
-  static constexpr int kKeySlabs = kPad / kSpan;
-  static constexpr int kQuerySlabs = (kPad + 127) / 128;  ///< of 128 bytes a row
-  static constexpr int kChannels = kSpan;                 ///< of the output in one pass
-  static constexpr int kPasses = kPad / kChannels;
-  static constexpr int kOutputs = kChannels / 2;  ///< of a lane
+  static constexpr int kOutputs = kPad / 2;  ///< of a lane
 
-  static constexpr int kSlabBytes = kRows * 128;
-  static constexpr int kQueryBytes = kQuerySlabs * kSlabBytes;
-  static constexpr int kKeyBytes = kTile * kPad;
-  static constexpr int kValueBytes = kTile * kChannels;
-  static constexpr int kUnitBytes = std::max(kKeyBytes, kValueBytes);
+  static constexpr int kQueryBytes = kRows * 128;
+  static constexpr int kUnitBytes = kTile * kPad;   ///< keys or values of a tile
   static constexpr int kPlaces = kOutputs / 4 + 3;  ///< of 16 bytes, of a consuming thread
   static constexpr int kPlacesBytes = kConsumers * kPlaces * 16;
   static constexpr int kInfoBytes = kRows * 16;
@@ -129,11 +121,10 @@ struct Turn {
   }
 };
 
-/// Work of a block: an item's rows for one KV head and, in one pass, some of the channels.
+/// Work of a block: an item's rows for one KV head.
 struct RowsTask {
   PlannedItem item;
   std::int32_t kv_head;
-  std::int32_t pass;
 };
 
 /// A block's tasks, one in every round of the grid. As the longest come first, every second round goes
@@ -142,15 +133,14 @@ struct RowsTasks {
   std::int32_t count;
   std::int32_t round = 0;
 
-  template <typename S>
   __device__ bool next(const RowsArgs& args, RowsTask& task) {
     const std::int32_t grid = static_cast<std::int32_t>(gridDim.x);
     const std::int32_t block = static_cast<std::int32_t>(blockIdx.x);
     const std::int32_t index = round * grid + (round % 2 != 0 ? grid - 1 - block : block);
     if (index >= count) return false;
     ++round;
-    const std::int32_t heads = args.attention.kv_heads * S::kPasses;
-    task = {args.plan.row_items()[index / heads], index % heads / S::kPasses, index % S::kPasses};
+    const std::int32_t heads = args.attention.kv_heads;
+    task = {args.plan.row_items()[index / heads], index % heads};
     return true;
   }
 };
@@ -170,17 +160,13 @@ __device__ void bring_queries(const RowsArgs& args, const RowsMaps& maps, RowsSh
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int32_t group = args.attention.heads / args.attention.kv_heads;
   const std::uint32_t full = shared.queries_full();
-  if (lane == 0) expect(full, item.queries * group * 128 * S::kQuerySlabs);
+  if (lane == 0) expect(full, item.queries * group * 128);
   __syncwarp();
   for (int query = lane; query < item.queries; query += 32) {
     const PlannedQuery planned = args.plan.queries()[item.first_query + query];
     const SeenRange seen = seen_range(args.attention.window, item, planned);
     const std::int32_t head = task.kv_head * group;
-#pragma unroll
-    for (int s = 0; s < S::kQuerySlabs; ++s) {
-      copy_query(shared.queries() + s * S::kSlabBytes + query * group * 128, &maps.queries,
-                 {128 * s, head, planned.token}, full);
-    }
+    copy_query(shared.queries() + query * group * 128, &maps.queries, {0, head, planned.token}, full);
     const std::int32_t* steps =
         args.attention.q_step + static_cast<std::int64_t>(planned.token) * args.attention.heads + head;
     for (int h = 0; h < group; ++h) {
@@ -206,7 +192,7 @@ __device__ void produce(const RowsArgs& args, const RowsMaps& maps, RowsShared<S
   Turn<S> turn;
   std::uint32_t queries_parity = 1;
   RowsTask task;
-  while (tasks.next<S>(args, task)) {
+  while (tasks.next(args, task)) {
     const std::int32_t* blocks = args.plan.blocks() + task.item.block;
     const std::int32_t first = task.item.first_tile;
     const int units = 2 * (task.item.end_tile - first);
@@ -228,19 +214,11 @@ __device__ void produce(const RowsArgs& args, const RowsMaps& maps, RowsShared<S
         const std::uint32_t to = shared.unit(turn.slot);
         const std::uint32_t full = shared.full(turn.slot);
         wait_for(shared.empty(turn.slot), turn.parity ^ 1U);
-        expect(full, unit % 2 == 0 ? S::kKeyBytes : S::kValueBytes);
+        expect(full, S::kUnitBytes);
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
-          if (unit % 2 != 0) {
-            copy_page(to + p * exact::kPageTokens * S::kChannels, &maps.values,
-                      {0, task.pass * S::kChannels, task.kv_head, pages[p]}, full);
-            continue;
-          }
-#pragma unroll
-          for (int s = 0; s < S::kKeySlabs; ++s) {
-            copy_page(to + (s * kTile + p * exact::kPageTokens) * S::kSpan, &maps.keys,
-                      {s * S::kSpan, 0, task.kv_head, pages[p]}, full);
-          }
+          copy_page(to + p * S::kUnitBytes / 2, unit % 2 == 0 ? &maps.keys : &maps.values,
+                    {0, 0, task.kv_head, pages[p]}, full);
         }
         arrive(full);
       }

@@ -47,7 +47,7 @@ class Planner {
   Planner(std::span<const AttentionSequence> sequences, const PlanShape& shape)
       : sequences_(sequences), shape_(shape), group_(shape.heads / shape.kv_heads) {
     few_.together = kColumnRows / group_;
-    many_.together = rows_of_item(shape.head_dim) / group_;
+    many_.together = kRowsOfItem / group_;
   }
 
   AttentionWork plan() {
@@ -94,7 +94,8 @@ class Planner {
   };
 
   Cut& cut_of(const AttentionSequence& sequence) {
-    return sequence.queries * group_ <= kColumnRows ? few_ : many_;
+    const bool many = sequence.queries * group_ > kColumnRows && shape_.head_dim <= kRowItemHead;
+    return many ? many_ : few_;
   }
 
   /// Long ones first, so that none is left alone at the end.
