@@ -1,7 +1,9 @@
 #include "sampler/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "exact/arith.h"
 #include "sampler/philox.h"
@@ -11,6 +13,8 @@ namespace {
 
 constexpr double kLn2 = 0.6931471805599453;
 constexpr std::size_t kFirstSorted = 256;
+constexpr std::int32_t kMagnitude = 0x7FFFFFFF;
+constexpr std::int32_t kInfinity = 0x7F800000;
 constexpr std::uint64_t kWhole32 = std::uint64_t{1} << 32;
 
 __extension__ using Wide = unsigned __int128;
@@ -25,15 +29,23 @@ struct Preferred {
   }
 };
 
-/// The largest logit, of equal ones the first; a NaN where there is one.
+/// The largest logit, of equal ones the first; a NaN where there is one. Looks twice, first without branches
+/// at integers in the order of the floats, because a vocabulary is long.
 std::int32_t most_likely(std::span<const float> logits) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] <= logits[best]) continue;
-    if (std::isnan(logits[best])) break;
-    best = i;
+  std::int32_t largest = std::numeric_limits<std::int32_t>::min();
+  std::int32_t magnitude = 0;
+  for (const float logit : logits) {
+    // Adding zero makes one zero of two.
+    const auto bits = std::bit_cast<std::int32_t>(logit + 0.0F);
+    const std::int32_t key = bits ^ ((bits >> 31) & kMagnitude);
+    largest = key > largest ? key : largest;
+    magnitude = (bits & kMagnitude) > magnitude ? bits & kMagnitude : magnitude;
   }
-  return static_cast<std::int32_t>(best);
+  const bool has_nan = magnitude > kInfinity;
+  const auto best = std::bit_cast<float>(largest ^ ((largest >> 31) & kMagnitude));
+  const auto found = std::find_if(logits.begin(), logits.end(),
+                                  [&](float logit) { return has_nan ? std::isnan(logit) : logit == best; });
+  return static_cast<std::int32_t>(found - logits.begin());
 }
 
 /// The fraction in units of 1/`units`, a power of two: exact, since a float has 24 significant bits, and

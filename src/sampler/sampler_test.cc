@@ -92,6 +92,20 @@ TEST(Greedy, TiesGoToTheSmallerId) {
   EXPECT_EQ(pick_token(zeros.access(), {}), 0);
 }
 
+TEST(Greedy, TakesTheFirstLargestOfLongRows) {
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 2000; ++round) {
+    // Few values, so that many are equal, of either sign.
+    std::vector<float> logits(1 + random() % 200);
+    const auto lowest = static_cast<std::int64_t>(random() % 9) - 6;
+    for (float& logit : logits)
+      logit = static_cast<float>(lowest + static_cast<std::int64_t>(random() % 4)) * 0.5F;
+    const auto first = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    Row row(logits);
+    EXPECT_EQ(pick_token(row.access(), {}), first);
+  }
+}
+
 TEST(Greedy, DoesNotDependOnTheSeed) {
   Row row({1.0F, 1.5F, 1.25F});
   for (std::uint64_t seed = 0; seed < 50; ++seed) EXPECT_EQ(pick_token(row.access(), {.seed = seed}), 1);
@@ -322,11 +336,9 @@ TEST(Logprobs, AreOnlyComputedIfAskedFor) {
 
 TEST(Pick, RefusesLogitsThatAreNotFinite) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const std::vector<std::vector<float>> rows = {{nan, 1.0F, 2.0F},
-                                                {1.0F, nan, 2.0F},
-                                                {1.0F, 2.0F, nan},
-                                                {1.0F, kInfinity, 2.0F},
-                                                {-kInfinity, -kInfinity, -kInfinity}};
+  const std::vector<std::vector<float>> rows = {
+      {nan, 1.0F, 2.0F},  {1.0F, nan, 2.0F},       {1.0F, 2.0F, nan},
+      {1.0F, -nan, 2.0F}, {1.0F, kInfinity, 2.0F}, {-kInfinity, -kInfinity, -kInfinity}};
   for (const std::vector<float>& logits : rows) {
     for (const float temperature : {0.0F, 1.0F}) {
       Row row(logits);
