@@ -15,9 +15,10 @@ namespace {
 
 // Other texts reach further than the calibration text.
 constexpr double kHeadroom = 1.5;
-constexpr double kSinkHeadroom = 1.5;  ///< of what stands at position 0
-// The least scale of a channel, as a share of the largest of its head.
-constexpr double kFloor = 0.0;
+constexpr double kSinkHeadroom = 1.25;  ///< of what stands at position 0
+// The least scale of a channel, as a share of the largest of its head: small channels count little, and
+// other texts exceed them first.
+constexpr double kFloor = 0.125;
 // Scale of a channel in which nothing was seen, likewise: small, so that queries do not waste levels on it.
 constexpr double kUnseen = 0x1p-10;
 // Neighbouring turns of an arc below a full circle are less than 6 degrees apart: 0.15 % of the amplitude.

@@ -94,14 +94,16 @@ TEST(KvCalibration, OffsetsAreTheConstantPartOfWhatTurnsSlowly) {
   EXPECT_NEAR(scales.k_offset[0], 0.0, 0.05);
 }
 
-TEST(KvCalibration, ValueScalesHoldTheLargestOfEachChannel) {
+TEST(KvCalibration, ValueScalesHoldTheLargestOfEachChannelAndAShareOfTheHeads) {
   Layer layer;
   for (std::size_t t = 1; t < 50; ++t) std::fill_n(layer.value(t, 0), kDim, 0.5F);
   for (std::size_t t = 51; t < 100; ++t) std::fill_n(layer.value(t, 0), kDim, -0.25F);
-  layer.value(70, 0)[9] = -8.0F;
+  layer.value(70, 0)[9] = -2.0F;
+  for (std::size_t t = 1; t < 100; ++t) layer.value(t, 0)[10] = 0.01F;
   const weights::KvCalibration scales = layer.measured();
   EXPECT_FLOAT_EQ(scales.v_scale[8], 0.5F * 1.5F / 127);
-  EXPECT_FLOAT_EQ(scales.v_scale[9], 8.0F * 1.5F / 127);
+  EXPECT_FLOAT_EQ(scales.v_scale[9], 2.0F * 1.5F / 127);
+  EXPECT_FLOAT_EQ(scales.v_scale[10], 2.0F / 8 * 1.5F / 127);
 }
 
 TEST(KvCalibration, TheSinkIsHeldByFactorsAndChangesNoScale) {
@@ -115,8 +117,8 @@ TEST(KvCalibration, TheSinkIsHeldByFactorsAndChangesNoScale) {
   EXPECT_EQ(after.v_scale, before.v_scale);
   EXPECT_EQ(after.sink_factor[0], before.sink_factor[0]);
   EXPECT_FLOAT_EQ(after.sink_factor[2] * 127 * after.k_scale[kDim + 3],
-                  (500.0F - after.k_offset[kDim + 3]) * 1.5F);
-  EXPECT_FLOAT_EQ(after.sink_factor[3] * 127 * after.v_scale[kDim + 5], 300.0F * 1.5F);
+                  (500.0F - after.k_offset[kDim + 3]) * 1.25F);
+  EXPECT_FLOAT_EQ(after.sink_factor[3] * 127 * after.v_scale[kDim + 5], 300.0F * 1.25F);
 }
 
 TEST(KvCalibration, ChannelsThatAreAlwaysZeroAndValuesThatAreNotFiniteGetUsableScales) {
