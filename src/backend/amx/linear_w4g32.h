@@ -9,11 +9,11 @@
 namespace fieldprint::backend::amx {
 namespace {
 
-constexpr int kW4Tokens = 12;
-constexpr int kW4Slots = 4;            ///< tile registers of sums, and blocks of sums in memory
-constexpr int kFoldLag = 2;            ///< blocks between storing sums and folding them
-constexpr int kChunk = 64;             ///< blocks that are unpacked at a time
-constexpr int kSlice = 8 * kW4Tokens;  ///< tokens for which blocks are unpacked once
+inline constexpr int kW4Tokens = 12;
+inline constexpr int kW4Slots = 4;            ///< tile registers of sums, and blocks of sums in memory
+inline constexpr int kFoldLag = 2;            ///< blocks between storing sums and folding them
+inline constexpr int kChunk = 64;             ///< blocks that are unpacked at a time
+inline constexpr int kSlice = 8 * kW4Tokens;  ///< tokens for which blocks are unpacked once
 
 /// Working memory of a tile of weights, 56 KiB.
 struct alignas(64) W4Scratch {

@@ -9,10 +9,10 @@ namespace fieldprint::backend::amx {
 namespace {
 
 /// Columns of one product of tile registers.
-constexpr int kW8Cols = 64;
+inline constexpr int kW8Cols = 64;
 
 /// Tokens of a tile register of activations, and of one of sums.
-constexpr int kTileTokens = 16;
+inline constexpr int kTileTokens = 16;
 
 /// Sums of 16 tokens by 16 weight rows, as a tile register holds them.
 struct alignas(64) TileSums {
