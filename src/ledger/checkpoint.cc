@@ -1,12 +1,12 @@
 #include "ledger/checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 #include <utility>
 
 #include "base/base64.h"
 #include "base/utf8.h"
+#include "ledger/text_lines.h"
 
 namespace fieldprint::ledger {
 namespace {
@@ -16,21 +16,6 @@ Error malformed(std::string_view what) { return caller_error(fmt::format("malfor
 bool valid_line(std::string_view line) {
   return !line.empty() && valid_utf8(line) &&
          std::none_of(line.begin(), line.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; });
-}
-
-// Takes the next line off `text`, without its newline; nothing if no whole line is left.
-std::optional<std::string_view> next_line(std::string_view& text) {
-  const std::size_t end = text.find('\n');
-  if (end == std::string_view::npos) return std::nullopt;
-  const std::string_view line = text.substr(0, end);
-  text.remove_prefix(end + 1);
-  return line;
-}
-
-bool parse_size(std::string_view line, std::uint64_t& size) {
-  if (line.empty() || (line.size() > 1 && line.front() == '0')) return false;
-  const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), size);
-  return error == std::errc() && end == line.data() + line.size();
 }
 
 }  // namespace
@@ -52,7 +37,7 @@ Result<Checkpoint> parse_checkpoint(std::string_view text) {
   if (!origin || !valid_line(*origin)) return malformed("the first line must be the origin");
   out.origin = std::string(*origin);
   const auto size = next_line(text);
-  if (!size || !parse_size(*size, out.size)) {
+  if (!size || !parse_decimal(*size, out.size)) {
     return malformed("the second line must be the tree size in decimal without leading zeros");
   }
   const auto root = next_line(text);

@@ -1,11 +1,11 @@
 #include "ledger/tlog_proof.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/base64.h"
 #include "base/bounds.h"
 #include "ledger/merkle.h"
+#include "ledger/text_lines.h"
 
 namespace fieldprint::ledger {
 namespace {
@@ -15,20 +15,6 @@ constexpr std::string_view kExtra = "extra ";
 constexpr std::string_view kIndex = "index ";
 
 Error malformed(std::string_view what) { return caller_error(fmt::format("malformed tlog-proof: {}", what)); }
-
-std::optional<std::string_view> next_line(std::string_view& text) {
-  const std::size_t end = text.find('\n');
-  if (end == std::string_view::npos) return std::nullopt;
-  const std::string_view line = text.substr(0, end);
-  text.remove_prefix(end + 1);
-  return line;
-}
-
-bool parse_index(std::string_view text, std::uint64_t& index) {
-  if (text.empty() || (text.size() > 1 && text.front() == '0')) return false;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), index);
-  return error == std::errc() && end == text.data() + text.size();
-}
 
 }  // namespace
 
@@ -49,7 +35,7 @@ Result<TlogProof> parse_tlog_proof(std::string_view text) {
     if (!proof.extra) return malformed("the extra data must be base64");
     line = next_line(text);
   }
-  if (!line || !line->starts_with(kIndex) || !parse_index(line->substr(kIndex.size()), proof.index)) {
+  if (!line || !line->starts_with(kIndex) || !parse_decimal(line->substr(kIndex.size()), proof.index)) {
     return malformed("expected a line 'index N' with a decimal without leading zeros");
   }
   while (true) {
