@@ -207,7 +207,8 @@ TEST(QueryStep, HasItsBounds) {
 
 TEST(QueryStep, IsTheLeastOfWhich127HoldTheRow) {
   std::int32_t before = kSmallestStep;
-  for (float amax = 1e-6F; amax < 127.0F; amax *= 1.0003F) {
+  float amax = 1e-6F;
+  while (amax < 127.0F) {
     const std::int32_t step = query_step(amax);
     EXPECT_GE(step, before) << amax;
     before = step;
@@ -218,6 +219,7 @@ TEST(QueryStep, IsTheLeastOfWhich127HoldTheRow) {
       EXPECT_LE(step, steps * (1.0 + 0x1p-23) + 1.0) << amax;
     }
     EXPECT_LE(static_cast<double>(amax) * (0x1p22 / step), 127.0 * (1.0 + 0x1p-20)) << amax;
+    amax *= 1.0003F;
   }
 }
 
@@ -293,7 +295,7 @@ TEST(AttentionWeight, IsWhatTheContractSays) {
   const auto to_half = [&](double x) { return round_to(x, std::ldexp(1.0, std::ilogb(x) - 10)); };
   for (const std::int32_t step : sample_steps()) {
     for (const std::int32_t below : sample_scores(step)) {
-      const double d = std::max<double>(below, -(kScoreSpan / step));
+      const double d = std::max(below, -(kScoreSpan / step));
       const int e = 15360 + static_cast<int>(std::nearbyint(d * step / 4096.0));
       const double h = half_value(static_cast<std::uint32_t>(e));
       const double u = 1.0 + (e & 1023) / 1024.0;
