@@ -15,8 +15,8 @@ inline constexpr std::int64_t kMaxDim = 65536;  ///< columns of a linear: 255·1
 inline constexpr std::int64_t kMaxVocab = 1 << 20;
 inline constexpr std::int64_t kMaxContext = 1 << 20;  ///< tokens of one sequence
 // Scales of keys and values and their inverses: within these no product of attention overflows.
-inline constexpr float kMinKvScale = 0x1p-64F;
-inline constexpr float kMaxKvScale = 0x1p64F;
+inline constexpr float kMinKvScale = 0x1p-48F;
+inline constexpr float kMaxKvScale = 0x1p48F;
 inline constexpr std::int64_t kMaxMerges = 1 << 22;   ///< merges of a BPE vocabulary
 inline constexpr std::int64_t kMaxTokenBytes = 1024;  ///< text of one token
 inline constexpr std::int64_t kMaxTensors = 1 << 16;

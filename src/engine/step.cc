@@ -13,6 +13,8 @@ double seconds(Clock::duration duration) { return std::chrono::duration<double>(
 }  // namespace
 
 bool Engine::step() {
+  CHECK(!stepping_,
+        "the step before was interrupted: its tokens have blocks whose contents were not computed");
   stepping_ = true;
   scheduler::Decision decision = decide();
   if (!decision.impossible.empty() && end_idle_leases()) decision = decide();

@@ -173,10 +173,10 @@ std::vector<BlockId> PrefixCache::seal(std::span<const SealRequest> requests) {
 }
 
 void PrefixCache::begin_hashing(std::vector<BlockId> blocks) {
-  for (const BlockId block : blocks) {
-    entry(block).hashing = true;
-  }
+  // What may throw comes first: a block that is marked must have a batch.
+  hashing_.reserve(hashing_.size() + 1);
   std::unique_ptr<backend::PendingDigests> pages = hasher_(blocks);
+  for (const BlockId block : blocks) entry(block).hashing = true;
   hashing_.push_back({std::move(blocks), std::move(pages)});
 }
 
@@ -193,7 +193,9 @@ void PrefixCache::settle() {
 }
 
 void PrefixCache::settle(BlockId block) {
-  if (entry(block).hashing) settle();
+  if (!entry(block).hashing) return;
+  settle();
+  CHECK(!entry(block).hashing, "block {} is marked as being hashed, but is in no batch", block);
 }
 
 BlockId PrefixCache::seal_one(const SealRequest& request) {

@@ -109,9 +109,9 @@ void Model::upload_inputs(std::span<const SequenceSlice> slices, std::span<const
 }
 
 void Model::begin(std::span<const SequenceSlice> slices, KvView kv, std::span<const RowChoice> choices) {
-  upload_inputs(slices, choices);
   choices_ = static_cast<std::int32_t>(choices.size());
   CHECK(choices_ <= max_logit_rows_, "{} choices, at most {}", choices_, max_logit_rows_);
+  upload_inputs(slices, choices);
   masses_.clear();
   std::vector<backend::AttentionSequence> sequences;
   std::int32_t first_query = 0;

@@ -27,7 +27,7 @@ std::vector<Check> check_history(const Body& body, const weights::ModelSpec& spe
   std::vector<Check> checks;
   const auto fits = [&](const char* name, const commit::TokenIds& tokens) {
     const auto outside =
-        std::find_if(tokens.begin(), tokens.end(), [&](std::int32_t t) { return t >= spec.vocab; });
+        std::find_if(tokens.begin(), tokens.end(), [&](std::int32_t t) { return t < 0 || t >= spec.vocab; });
     if (outside == tokens.end()) return;
     checks.push_back(
         {name, false, fmt::format("token {} is not in the model's vocabulary of {}", *outside, spec.vocab)});

@@ -333,6 +333,11 @@ class Importer {
       if (section.kind == SectionKind::kKvScales) {
         const std::vector<float> scales = kv_scale_section(
             calibration->kv[static_cast<std::size_t>(section.layer)], model_.spec.score_scale);
+        if (!kv_scales_fit(scales, model_.spec.kv_heads, model_.spec.head_dim)) {
+          return caller_error(fmt::format(
+              "layer {}: its keys, values or attention scale are too large or too small to be quantised",
+              section.layer));
+        }
         if (Status status = writer_->replace(i, bytes_of(scales)); !status) return status;
       }
       if (is_matrix(section.kind) && section.format == static_cast<std::uint8_t>(LinearFormat::kW8R)) {

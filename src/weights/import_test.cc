@@ -316,11 +316,26 @@ TEST_F(Import, ScalesOfKeysAndValuesAreFiniteAndPositiveWhateverTheDigestsSay) {
   EXPECT_EQ(with(31, -1.0F), "");  // the last offset
   EXPECT_NAMES(with(31, NAN), "layer 0 KV scales holds a value that is not finite");
   for (const std::uint64_t index : {32, 64, 96, 128, 160, 163}) {
-    EXPECT_EQ(with(index, 0x1p64F), "") << index;
-    for (const float value : {0.0F, -1.0F, 0x1p-65F, 0x1p65F}) {
+    EXPECT_EQ(with(index, 0x1p48F), "") << index;
+    for (const float value : {0.0F, -1.0F, 0x1p-49F, 0x1p49F}) {
       EXPECT_NAMES(with(index, value), "layer 0 KV scales holds a scale that is not positive");
     }
     EXPECT_NAMES(with(index, INFINITY), "not finite");
+  }
+}
+
+TEST_F(Import, ScalesThatTheReaderWouldRefuseAreNotWritten) {
+  for (const float scale : {0x1p60F, 0x1p-60F, std::numeric_limits<float>::infinity()}) {
+    const auto calibrate = [&](const ModelFile& draft) -> Result<Calibration> {
+      auto out = calibrate_nothing(draft);
+      out->kv[1].k_scale[5] = scale;
+      return out;
+    };
+    const auto model = import_tiny({}, "a.fpm", calibrate);
+    ASSERT_FALSE(model.ok());
+    EXPECT_NAMES(model.error().message,
+                 "layer 1: its keys, values or attention scale are too large or too small");
+    EXPECT_EQ(model.error().kind, ErrorKind::kCaller);
   }
 }
 

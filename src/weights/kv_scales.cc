@@ -1,5 +1,9 @@
 #include "weights/kv_scales.h"
 
+#include <algorithm>
+#include <cmath>
+
+#include "base/bounds.h"
 #include "base/check.h"
 
 namespace fieldprint::weights {
@@ -28,6 +32,14 @@ KvCalibration unit_kv_calibration(std::int64_t kv_heads, std::int64_t head_dim) 
           .k_scale = std::vector<float>(channels, 1.0F),
           .v_scale = std::vector<float>(channels, 1.0F),
           .sink_factor = std::vector<float>(static_cast<std::size_t>(2 * kv_heads), 1.0F)};
+}
+
+bool kv_scales_fit(std::span<const float> section, std::int64_t kv_heads, std::int64_t head_dim) {
+  const std::span<const float> offsets = section.first(static_cast<std::size_t>(kv_heads * head_dim));
+  const std::span<const float> scales = section.subspan(offsets.size());
+  return std::all_of(offsets.begin(), offsets.end(), [](float x) { return std::isfinite(x); }) &&
+         std::all_of(scales.begin(), scales.end(),
+                     [](float x) { return x >= bounds::kMinKvScale && x <= bounds::kMaxKvScale; });
 }
 
 backend::KvScales kv_scales_of(const float* section, std::int64_t kv_heads, std::int64_t head_dim) {

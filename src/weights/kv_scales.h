@@ -26,6 +26,10 @@ KvCalibration unit_kv_calibration(std::int64_t kv_heads, std::int64_t head_dim);
 
 constexpr std::int64_t kv_scale_columns(std::int64_t head_dim) { return 5 * head_dim + 4; }
 
+/// Whether the offsets are finite, and all scales, inverses and factors within bounds::kMinKvScale and
+/// kMaxKvScale.
+bool kv_scales_fit(std::span<const float> section, std::int64_t kv_heads, std::int64_t head_dim);
+
 /// The parts of such a section, [K][kv_scale_columns(D)] floats.
 backend::KvScales kv_scales_of(const float* section, std::int64_t kv_heads, std::int64_t head_dim);
 

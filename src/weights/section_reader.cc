@@ -47,12 +47,9 @@ const float* SectionReader::kv_scales(std::int32_t layer, std::int64_t kv_heads,
   if (section == nullptr || !has_shape(*section, kv_heads, cols, 4 * kv_heads * cols)) return nullptr;
   const float* const values = finite(*section, 0, kv_heads * cols);
   if (values == nullptr) return nullptr;
-  // All but the offsets, which come first.
-  for (std::int64_t i = kv_heads * head_dim; i < kv_heads * cols; ++i) {
-    if (!(values[i] >= bounds::kMinKvScale && values[i] <= bounds::kMaxKvScale)) {
-      fail(*section, "holds a scale that is not positive, too small or too large");
-      return nullptr;
-    }
+  if (!kv_scales_fit({values, static_cast<std::size_t>(kv_heads * cols)}, kv_heads, head_dim)) {
+    fail(*section, "holds a scale that is not positive, too small or too large");
+    return nullptr;
   }
   return values;
 }

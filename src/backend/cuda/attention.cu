@@ -14,7 +14,8 @@ void attention(const AttentionArgs& args, const DevicePlan& plan, float* workspa
                 stream);
   }
   if (plan.items > 0) launch_columns(columns, plan.multiprocessors, stream);
-  if (plan.queries > 0) launch_fold(columns, plan.multiprocessors, stream);
+  if (plan.queries == 0) return;
+  launch_fold(columns, plan.multiprocessors, plan.items > 0 || plan.row_items > 0, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

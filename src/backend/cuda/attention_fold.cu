@@ -339,23 +339,27 @@ __global__ void __launch_bounds__(32 * kFoldWarps, kOutputs == 1 ? 3 : 5)
 }
 
 template <int kOutputs>
-void launch(const ColumnsArgs& args, std::int64_t rows, Stream stream) {
+void launch(const ColumnsArgs& args, std::int64_t rows, bool after_items, Stream stream) {
   const std::int64_t slices = (args.attention.head_dim + 32 * kOutputs - 1) / (32 * kOutputs);
-  const std::int64_t blocks = (rows * slices + kFoldWarps - 1) / kFoldWarps;
-  launch_early({dim3(static_cast<unsigned>(blocks)), 32 * kFoldWarps, 0, 1}, stream, fold_kernel<kOutputs>,
-               args);
+  const auto blocks = static_cast<unsigned>((rows * slices + kFoldWarps - 1) / kFoldWarps);
+  if (after_items) {
+    launch_early({dim3(blocks), 32 * kFoldWarps, 0, 1}, stream, fold_kernel<kOutputs>, args);
+    return;
+  }
+  fold_kernel<kOutputs><<<blocks, 32 * kFoldWarps, 0, stream>>>(args);
+  check_launch("attention fold");
 }
 
 }  // namespace
 
-void launch_fold(const ColumnsArgs& args, std::int32_t multiprocessors, Stream stream) {
+void launch_fold(const ColumnsArgs& args, std::int32_t multiprocessors, bool after_items, Stream stream) {
   constexpr std::int64_t kWarpsThatFit = 16;  // beside the kernel before, on each multiprocessor
   const std::int64_t rows = static_cast<std::int64_t>(args.queries) * args.attention.heads;
   const std::int64_t slices = (args.attention.head_dim + 31) / 32;
   if (rows * slices <= kWarpsThatFit * multiprocessors) {
-    launch<1>(args, rows, stream);
+    launch<1>(args, rows, after_items, stream);
   } else {
-    launch<4>(args, rows, stream);
+    launch<4>(args, rows, after_items, stream);
   }
 }
 

@@ -64,6 +64,9 @@ class Planner {
   }
 
  private:
+  static constexpr std::int32_t kPartsOfPromptRow = 16;  ///< besides the first one
+  static constexpr std::int32_t kWholeRow = 1 << 24;     ///< chunks; more than any context has
+
   /// Queries of one sequence that are computed together, and how their context is cut: the chunks before
   /// chunks_from are one part, those before tiles_from a part each, and the rest tiles.
   struct Row {
@@ -156,7 +159,7 @@ class Planner {
       // A piece of two chunks saves a state, one of a single chunk nothing.
       const std::int32_t chunks =
           longest < 2 * kChunkTiles ? 0 : static_cast<std::int32_t>(longest) / kChunkTiles;
-      row.chunks_from = row.range.first_chunk() + chunks;
+      row.chunks_from = std::max(row.range.first_chunk() + chunks, row.range.end_chunk() - most_parts(row));
     }
     cut_last_rows(last_round(whole_rows * kv_heads) / kv_heads);
 
@@ -193,6 +196,11 @@ class Planner {
     }
   }
 
+  /// Long prompts of heads for which there are no row items have so many rows that their states would fill
+  /// the memory.
+  std::int32_t most_parts(const Row& row) const {
+    return sequences_[row.sequence].queries * group_ <= kColumnRows ? kWholeRow : kPartsOfPromptRow;
+  }
   std::int64_t warps() const {
     return static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
   }
