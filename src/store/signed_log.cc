@@ -86,7 +86,9 @@ Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves)
 }
 
 // Commits the group at the front, which holds the caller's leaves, and hands the lead on.
-void SignedLog::lead(std::unique_lock<std::mutex>& lock) {
+// An exception, which nothing here is meant to throw, stops the process: otherwise those who wait for the
+// leader would wait for ever, and nobody would know what was committed.
+void SignedLog::lead(std::unique_lock<std::mutex>& lock) noexcept {
   led_ = true;
   const std::vector<Waiting*> group = take_group();
   lock.unlock();

@@ -59,7 +59,7 @@ class SignedLog {
       : store_(std::move(store)), signer_(std::move(signer)) {}
   Seal seal();
   Result<std::optional<std::string>> last_checkpoint();
-  void lead(std::unique_lock<std::mutex>& lock);
+  void lead(std::unique_lock<std::mutex>& lock) noexcept;
   std::vector<Waiting*> take_group();
   Result<std::shared_ptr<const Group>> commit(std::span<Waiting* const> waiting);
 
