@@ -133,7 +133,17 @@ std::span<const std::uint8_t> Rows::bytes(int row, int column) const {
 
 Result<std::unique_ptr<Connection>> Connection::open(const std::string& url) {
   if (Status status = check_url(url); !status) return status.error();
-  std::unique_ptr<Connection> connection(new Connection(PQconnectdb(url.c_str())));
+  // A server or a network that falls silent is given up within half a minute; what the URL says comes later
+  // and so goes first.
+  constexpr const char* kKeys[] = {"connect_timeout",
+                                   "keepalives_idle",
+                                   "keepalives_interval",
+                                   "keepalives_count",
+                                   "tcp_user_timeout",
+                                   "dbname",
+                                   nullptr};
+  const char* const values[] = {"10", "10", "5", "3", "30000", url.c_str(), nullptr};
+  std::unique_ptr<Connection> connection(new Connection(PQconnectdbParams(kKeys, values, 1)));
   PGconn* handle = connection->handle_.get();
   CHECK(handle != nullptr, "libpq is out of memory");
   if (PQstatus(handle) != CONNECTION_OK) {

@@ -2,11 +2,11 @@
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <future>
 #include <thread>
 
 namespace fieldprint::store::postgres {
@@ -29,6 +29,33 @@ TEST(Postgres, AMalformedUrlIsRefusedWithoutSayingThePassword) {
     EXPECT_NE(connection.error().message.find("percent-encode"), std::string::npos)
         << connection.error().message;
   }
+}
+
+TEST(Postgres, AServerThatSaysNothingIsGivenUp) {
+  const int silent = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_GE(silent, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  ASSERT_EQ(::bind(silent, any, size), 0);
+  ASSERT_EQ(::listen(silent, 1), 0);
+  ASSERT_EQ(::getsockname(silent, any, &size), 0);
+  std::promise<void> given_up;
+  // Ends the connection late, so that waiting without end fails instead of hanging.
+  std::thread server([&, done = given_up.get_future()] {
+    done.wait_for(std::chrono::seconds(25));
+    ::close(silent);
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  const auto connection =
+      Connection::open(fmt::format("postgresql://127.0.0.1:{}/db", ntohs(address.sin_port)));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  given_up.set_value();
+  server.join();
+  ASSERT_FALSE(connection.ok());
+  EXPECT_EQ(connection.error().kind, ErrorKind::kEnvironment);
 }
 
 TEST(Postgres, AnUnusualUrlIsNotRefused) {
