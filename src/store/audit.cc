@@ -154,6 +154,13 @@ Status Auditor::audit_all() {
                  fmt::format("the ledger states {} records, but holds {} and {} leaf hashes", total_,
                              extent->leaves, extent->hashes));
   }
+  // One that is there already would stop the append that is to store it.
+  auto stray = store_.stray_node();
+  if (!stray) return stray.error();
+  if (*stray) {
+    return refuted(fmt::format("the stored hash {} at level {} is of no subtree of the ledger's {} records",
+                               (*stray)->index, (*stray)->level, total_));
+  }
   if (Status status = audit_kept(); !status) return status;
   // Without this, whoever has no key could drop the checkpoints that contradict what he wrote.
   if (!options_.keys.empty() && agreed_ < total_) {

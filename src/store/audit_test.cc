@@ -110,6 +110,10 @@ TEST_P(AuditTest, NamesTheFirstRecordThatIsWrong) {
       {"UPDATE {}checkpoints SET size = 7 WHERE size = 6",
        "the checkpoint kept for 7 records is wrong: it states 6"},
       {"INSERT INTO {}leaves VALUES (13, x'00')", "states 13 records, but holds 14"},
+      {"INSERT INTO {}nodes VALUES (1, 6, x'00')", "the stored hash 6 at level 1 is of no subtree"},
+      {"INSERT INTO {}nodes VALUES (4, 0, x'00')", "the stored hash 0 at level 4 is of no subtree"},
+      {"INSERT INTO {}nodes VALUES (64, 0, x'00')", "the stored hash 0 at level 64 is of no subtree"},
+      {"INSERT INTO {}nodes VALUES (-1, 0, x'00')", "the stored hash 0 at level -1 is of no subtree"},
   };
   const auto with = [](std::string text, const std::string& from, const std::string& to) {
     for (auto at = text.find(from); at != std::string::npos; at = text.find(from))

@@ -29,6 +29,7 @@ class ThrowingStore final : public LedgerStore {
     return std::vector<KeptCheckpoint>();
   }
   Result<Extent> extent() override { return Extent(); }
+  Result<std::optional<ledger::NodeId>> stray_node() override { return std::optional<ledger::NodeId>(); }
   const std::string& name() const override { return name_; }
 
  private:
