@@ -61,6 +61,8 @@ Status first_error(std::initializer_list<Status> all) {
 
 // Two values for one key would let two readers check two different proofs.
 Result<Json> parse_object(std::string_view text) {
+  // The parser takes it for the end of the text.
+  if (text.find('\0') != std::string_view::npos) return malformed("there is a NUL byte in it");
   std::set<std::string> keys;
   std::string twice;
   const Json::parser_callback_t watch = [&](int depth, Json::parse_event_t event, Json& value) {

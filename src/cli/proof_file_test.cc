@@ -135,8 +135,9 @@ TEST(ProofFile, WhatIsNoProofIsMalformed) {
   }
   for (const std::string& text :
        {std::string(), std::string("{"), std::string("{}"), std::string("[]"), std::string("null"),
-        std::string("7"), std::string("{\"proof\":[]}"), good.dump() + "x", good.dump() + good.dump(),
-        std::string("\xff"), std::string(100000, '['), "{\"leafIdx\":1," + good.dump().substr(1)}) {
+        std::string("7"), std::string("{\"proof\":[]}"), good.dump() + "x",
+        good.dump() + std::string("\0x", 2), good.dump() + good.dump(), std::string("\xff"),
+        std::string(100000, '['), "{\"leafIdx\":1," + good.dump().substr(1)}) {
     EXPECT_EQ(verdict(text), 2) << text.substr(0, 60);
   }
 }

@@ -126,7 +126,7 @@ Status Auditor::audit_kept() {
         // Another process may have appended since the audit began.
         auto now = store_.size();
         if (!now) return now.error();
-        if (*now > total_) return {};
+        if (*now > total_ && one.size <= *now) return {};
       }
       const std::string name = fmt::format("the checkpoint kept for {} records", one.size);
       auto checkpoint = open(one.note);
@@ -154,7 +154,18 @@ Status Auditor::audit_all() {
                  fmt::format("the ledger states {} records, but holds {} and {} leaf hashes", total_,
                              extent->leaves, extent->hashes));
   }
+  // One that is there already would stop the append that is to store it.
+  auto stray = store_.stray_node();
+  if (!stray) return stray.error();
+  if (*stray) {
+    return refuted(fmt::format("the stored hash {} at level {} is of no subtree of the ledger's {} records",
+                               (*stray)->index, (*stray)->level, total_));
+  }
   if (Status status = audit_kept(); !status) return status;
+  // Without this, whoever has no key could drop the checkpoints that contradict what he wrote.
+  if (!options_.keys.empty() && agreed_ < total_) {
+    return wrong(agreed_, total_, fmt::format("no signed checkpoint covers more than {} records", agreed_));
+  }
   for (const std::string& note : options_.published) {
     auto checkpoint = open(note);
     if (!checkpoint) return checkpoint.error();

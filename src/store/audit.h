@@ -18,7 +18,8 @@ struct RecordRange {
 };
 
 struct AuditOptions {
-  std::span<const ledger::VerifierKey> keys = {};  ///< of which one signed each checkpoint; empty: not asked
+  /// Of which one signed each checkpoint, and so, with the last one, every record; empty: not asked.
+  std::span<const ledger::VerifierKey> keys = {};
   std::span<const std::string> published =
       {};  ///< checkpoints from elsewhere that this ledger must agree with
   std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};

@@ -45,6 +45,40 @@ class AuditTest : public StoreOfKind {
       ASSERT_TRUE(log->append(leaves).ok());
     }
   }
+
+  void clear() const {
+    if (GetParam() == Kind::kSqlite) {
+      std::filesystem::remove(location());
+    } else {
+      tamper("",
+             "TRUNCATE fieldprint_leaves, fieldprint_nodes, fieldprint_checkpoints; UPDATE fieldprint_ledger "
+             "SET size = 0");
+    }
+  }
+
+  // The same with another record 8, by somebody without the key: hashes fit, and there are no checkpoints.
+  void rewrite() const {
+    clear();
+    std::vector<Bytes> leaves;
+    for (std::uint64_t i = 0; i < 13; ++i) leaves.push_back(leaf_of(i == 8 ? 99 : i));
+    ASSERT_TRUE(open()->append(leaves).ok());
+  }
+
+  // That records from `begin` on, which no signed checkpoint covers, pass nowhere and are not signed.
+  void expect_uncovered(std::uint64_t begin, std::uint64_t end) const {
+    auto report =
+        audit(**open_ledger(location(), Access::kExamine), {.keys = {&test_signer().verifier(), 1}});
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    EXPECT_NE(report->problem.find(fmt::format("no signed checkpoint covers more than {} records", begin)),
+              std::string::npos)
+        << report->problem;
+    ASSERT_TRUE(report->first_wrong.has_value());
+    EXPECT_EQ(report->first_wrong->begin, begin);
+    EXPECT_EQ(report->first_wrong->end, end);
+    const auto log = SignedLog::open(open(), test_signer());
+    ASSERT_FALSE(log.ok());
+    EXPECT_EQ(log.error().kind, ErrorKind::kEnvironment) << log.error().message;
+  }
 };
 
 TEST_P(AuditTest, ASoundLedgerPassesAndItsRootIsGiven) {
@@ -76,8 +110,11 @@ TEST_P(AuditTest, NamesTheFirstRecordThatIsWrong) {
       {"UPDATE {}checkpoints SET size = 7 WHERE size = 6",
        "the checkpoint kept for 7 records is wrong: it states 6"},
       {"INSERT INTO {}leaves VALUES (13, x'00')", "states 13 records, but holds 14"},
+      {"INSERT INTO {}nodes VALUES (1, 6, x'00')", "the stored hash 6 at level 1 is of no subtree"},
+      {"INSERT INTO {}nodes VALUES (4, 0, x'00')", "the stored hash 0 at level 4 is of no subtree"},
+      {"INSERT INTO {}nodes VALUES (64, 0, x'00')", "the stored hash 0 at level 64 is of no subtree"},
+      {"INSERT INTO {}nodes VALUES (-1, 0, x'00')", "the stored hash 0 at level -1 is of no subtree"},
   };
-  const bool sqlite = GetParam() == Kind::kSqlite;
   const auto with = [](std::string text, const std::string& from, const std::string& to) {
     for (auto at = text.find(from); at != std::string::npos; at = text.find(from))
       text.replace(at, from.size(), to);
@@ -85,15 +122,8 @@ TEST_P(AuditTest, NamesTheFirstRecordThatIsWrong) {
   };
   make();
   for (const Case& c : cases) {
-    if (sqlite) {
-      std::filesystem::remove(location());
-      make();
-    } else {
-      tamper("",
-             "TRUNCATE fieldprint_leaves, fieldprint_nodes, fieldprint_checkpoints; UPDATE fieldprint_ledger "
-             "SET size = 0");
-      make();
-    }
+    clear();
+    make();
     std::string for_sqlite = with(c.change, "{}", "");
     if (c.change.find("note = x'00'") != std::string::npos) for_sqlite = with(for_sqlite, "x'00'", "'x'");
     tamper(for_sqlite, with(with(c.change, "{}", "fieldprint_"), "x'00'", "'\\x00'"));
@@ -109,17 +139,7 @@ TEST_P(AuditTest, ARewrittenHistoryIsFoundByItsCheckpoints) {
   make();
   // The forger has no key: the rewritten ledger keeps the checkpoints of the true one.
   auto kept = *open()->checkpoints(0, 100);
-  const bool sqlite = GetParam() == Kind::kSqlite;
-  if (sqlite) {
-    std::filesystem::remove(location());
-  } else {
-    tamper("",
-           "TRUNCATE fieldprint_leaves, fieldprint_nodes, fieldprint_checkpoints; UPDATE fieldprint_ledger "
-           "SET size = 0");
-  }
-  std::vector<Bytes> leaves;
-  for (std::uint64_t i = 0; i < 13; ++i) leaves.push_back(leaf_of(i == 8 ? 99 : i));
-  ASSERT_TRUE(open()->append(leaves).ok());
+  rewrite();
   for (const KeptCheckpoint& checkpoint : kept) {
     const std::string hex =
         to_hex({reinterpret_cast<const std::uint8_t*>(checkpoint.note.data()), checkpoint.note.size()});
@@ -131,6 +151,26 @@ TEST_P(AuditTest, ARewrittenHistoryIsFoundByItsCheckpoints) {
   EXPECT_NE(report.error().message.find("one of the records 6 to 11 is wrong"), std::string::npos)
       << report.error().message;
   EXPECT_FALSE(open_ledger(location(), Access::kRead).ok());
+}
+
+TEST_P(AuditTest, ARewrittenHistoryWithoutCheckpointsIsNotSound) {
+  make();
+  rewrite();
+  expect_uncovered(0, 13);
+}
+
+TEST_P(AuditTest, ARecordThatNoKeySignedIsNotSound) {
+  make();
+  auto log = *SignedLog::open(open(), test_signer());
+  ASSERT_TRUE(open()->append(std::vector<Bytes>{leaf_of(13)}).ok());
+  EXPECT_EQ(log->checkpoint().error().kind, ErrorKind::kEnvironment);
+  expect_uncovered(13, 14);
+}
+
+TEST_P(AuditTest, RecordsWhoseCheckpointsWereDroppedAreNotSound) {
+  make();
+  tamper("DELETE FROM checkpoints WHERE size > 6", "DELETE FROM fieldprint_checkpoints WHERE size > 6");
+  expect_uncovered(6, 13);
 }
 
 TEST_P(AuditTest, CheckpointsByAnotherKeyAreWrong) {
@@ -171,7 +211,7 @@ TEST_P(AuditTest, APublishedCheckpointShowsThatRecordsAreGone) {
 TEST_P(AuditTest, FindsADifferenceAnywhereInALargerLedger) {
   std::vector<Bytes> leaves;
   for (std::uint64_t i = 0; i < 5000; ++i) leaves.push_back(leaf_of(i, 1 + i % 50));
-  ASSERT_TRUE(open()->append(leaves).ok());
+  ASSERT_TRUE((*SignedLog::open(open(), test_signer()))->append(leaves).ok());
   EXPECT_TRUE(audited().ok());
   for (const int index : {4999, 3000, 1024, 1023, 1}) {
     tamper(fmt::format("UPDATE leaves SET bytes = x'0102' WHERE idx = {}", index),

@@ -191,7 +191,7 @@ TEST_P(CrashTest, NothingAcknowledgedIsLostWhenTheServerIsKilled) {
   TemporaryPostgres* server = test_postgres(why);
   std::mt19937 random(3);
   Promises promises;
-  auto survivor = open();
+  auto survivor = *SignedLog::open(open(), signer());
   ASSERT_TRUE(survivor->append(std::vector<Bytes>{leaf_of(0)}).ok());
   for (int round = 0; round < 4; ++round) {
     Appender appender(location(), 8, 1000 * static_cast<std::uint64_t>(round));
@@ -201,13 +201,13 @@ TEST_P(CrashTest, NothingAcknowledgedIsLostWhenTheServerIsKilled) {
     promises.add(appender.end(false));
     // Without its server a store gives errors, and works again once there is one.
     EXPECT_EQ(survivor->append(std::vector<Bytes>{leaf_of(1)}).error().kind, ErrorKind::kEnvironment);
-    EXPECT_EQ(survivor->size().error().kind, ErrorKind::kEnvironment);
+    EXPECT_EQ(survivor->store().size().error().kind, ErrorKind::kEnvironment);
     ASSERT_TRUE(server->run());
     const auto again = survivor->append(std::vector<Bytes>{leaf_of(2)});
     ASSERT_TRUE(again.ok()) << again.error().message;
-    promises.check(*survivor);
+    promises.check(survivor->store());
   }
-  EXPECT_TRUE(survivor->audit().ok());
+  EXPECT_TRUE(survivor->store().audit().ok());
   EXPECT_GT(promises.count(), 240u);
 }
 

@@ -64,6 +64,8 @@ class LedgerStore {
   virtual Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) = 0;
 
   virtual Result<Extent> extent() = 0;
+  /// The first stored hash that is of no complete subtree of the ledger, if there is one; reads all of them.
+  virtual Result<std::optional<ledger::NodeId>> stray_node() = 0;
   /// For messages: the file or the database.
   virtual const std::string& name() const = 0;
 

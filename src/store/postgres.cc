@@ -1,5 +1,6 @@
 #include "store/postgres.h"
 
+#include <charconv>
 #include <limits>
 #include <utility>
 
@@ -29,6 +30,43 @@ std::string one_line(std::string_view message) {
   line.erase(line.find_last_not_of(" \n") + 1);
   for (char& c : line) c = c == '\n' ? ' ' : c;
   return line;
+}
+
+// A '@' after the one that ends user and password, and before the options: of a password that has '@' or '/'
+// in it libpq takes the rest for a host or a database, and names it in its messages.
+bool has_stray_at(std::string_view url) {
+  std::string_view rest = url.substr(url.find("//") + 2);
+  const auto end = rest.find_first_of("@/");
+  if (end != std::string_view::npos && rest[end] == '@') rest.remove_prefix(end + 1);
+  return rest.substr(0, rest.find('?')).find('@') != std::string_view::npos;
+}
+
+// One or several, with commas between them; where one is missing libpq takes its default.
+bool are_ports(std::string_view list) {
+  while (true) {
+    const std::string_view port = list.substr(0, list.find(','));
+    std::uint16_t number = 1;
+    const auto [end, failure] = std::from_chars(port.data(), port.data() + port.size(), number);
+    if (!port.empty() && (failure != std::errc() || end != port.data() + port.size() || number == 0))
+      return false;
+    if (port.size() == list.size()) return true;
+    list.remove_prefix(port.size() + 1);
+  }
+}
+
+// Before libpq sees a URL: what it says of one that it cannot read may be the password, or a part of it.
+Status check_url(const std::string& url) {
+  const Error malformed = caller_error(
+      "malformed PostgreSQL URL (postgresql://USER:PASSWORD@HOST:PORT/DATABASE); percent-encode the "
+      "password");
+  const std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> options(
+      PQconninfoParse(url.c_str(), nullptr), &PQconninfoFree);
+  if (!options || has_stray_at(url)) return malformed;
+  for (const PQconninfoOption* option = options.get(); option->keyword != nullptr; ++option) {
+    if (std::string_view(option->keyword) == "port" && option->val != nullptr && !are_ports(option->val))
+      return malformed;
+  }
+  return {};
 }
 
 }  // namespace
@@ -94,7 +132,18 @@ std::span<const std::uint8_t> Rows::bytes(int row, int column) const {
 }
 
 Result<std::unique_ptr<Connection>> Connection::open(const std::string& url) {
-  std::unique_ptr<Connection> connection(new Connection(PQconnectdb(url.c_str())));
+  if (Status status = check_url(url); !status) return status.error();
+  // A server or a network that falls silent is given up within half a minute; what the URL says comes later
+  // and so goes first.
+  constexpr const char* kKeys[] = {"connect_timeout",
+                                   "keepalives_idle",
+                                   "keepalives_interval",
+                                   "keepalives_count",
+                                   "tcp_user_timeout",
+                                   "dbname",
+                                   nullptr};
+  const char* const values[] = {"10", "10", "5", "3", "30000", url.c_str(), nullptr};
+  std::unique_ptr<Connection> connection(new Connection(PQconnectdbParams(kKeys, values, 1)));
   PGconn* handle = connection->handle_.get();
   CHECK(handle != nullptr, "libpq is out of memory");
   if (PQstatus(handle) != CONNECTION_OK) {

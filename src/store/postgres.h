@@ -58,7 +58,8 @@ class Rows {
 /// again.
 class Connection {
  public:
-  /// `url` as libpq takes it: postgresql://[USER@]HOST[:PORT]/DATABASE[?...].
+  /// `url` as libpq takes it: postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?...]. A malformed one is
+  /// the caller's error, and nothing of it is in the message.
   static Result<std::unique_ptr<Connection>> open(const std::string& url);
 
   /// Makes the connection usable, again if it has to: call it where an operation starts.

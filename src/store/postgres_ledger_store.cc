@@ -242,6 +242,19 @@ Result<Extent> PostgresLedgerStore::extent() {
   return Extent{column(0), column(1), column(2)};
 }
 
+Result<std::optional<ledger::NodeId>> PostgresLedgerStore::stray_node() {
+  const std::lock_guard lock(reader_.mutex);
+  if (Status status = reader_.connection->ensure(); !status) return status.error();
+  auto rows = reader_.connection->query(
+      "SELECT level, idx FROM fieldprint_nodes, fieldprint_ledger WHERE CASE WHEN level BETWEEN 0 AND 62 "
+      "THEN idx < 0 OR idx >= size >> CAST(level AS integer) ELSE true END ORDER BY level, idx LIMIT 1",
+      Arguments());
+  if (!rows) return rows.error();
+  if (rows->count() == 0) return std::optional<ledger::NodeId>();
+  return std::optional<ledger::NodeId>(
+      {static_cast<int>(rows->number(0, 0)), static_cast<std::uint64_t>(rows->number(0, 1))});
+}
+
 Result<std::vector<Bytes>> PostgresLedgerStore::leaves(std::uint64_t begin, std::uint64_t end) {
   const std::lock_guard lock(reader_.mutex);
   if (Status status = reader_.connection->ensure(); !status) return status.error();

@@ -31,6 +31,7 @@ class PostgresLedgerStore final : public LedgerStore {
   Result<std::optional<std::string>> checkpoint() override;
   Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) override;
   Result<Extent> extent() override;
+  Result<std::optional<ledger::NodeId>> stray_node() override;
   const std::string& name() const override { return writer_.connection->name(); }
 
  private:

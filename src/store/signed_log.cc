@@ -27,17 +27,34 @@ struct SignedLog::Waiting {
 
 Result<std::unique_ptr<SignedLog>> SignedLog::open(std::unique_ptr<LedgerStore> store,
                                                    ledger::SignerKey signer) {
-  auto last = store->checkpoint();
+  std::unique_ptr<SignedLog> log(new SignedLog(std::move(store), std::move(signer)));
+  if (auto last = log->last_checkpoint(); !last) return last.error();
+  return log;
+}
+
+// Leaves and their checkpoint are committed together: leaves beyond the last one were not written by this
+// key.
+Result<std::optional<std::string>> SignedLog::last_checkpoint() {
+  // The size before the checkpoint: another process may append in between.
+  auto size = store_->size();
+  if (!size) return size.error();
+  auto last = store_->checkpoint();
   if (!last) return last.error();
+  std::uint64_t covered = 0;
   if (*last) {
-    auto opened = ledger::open_checkpoint(**last, {&signer.verifier(), 1});
+    auto opened = ledger::open_checkpoint(**last, {&verifier(), 1});
     if (!opened) {
       return caller_error(
           fmt::format("the ledger's last checkpoint was not signed by {}: {}; use the key it began with",
-                      signer.verifier().text(), opened.error().message));
+                      verifier().text(), opened.error().message));
     }
+    covered = opened->size;
   }
-  return std::unique_ptr<SignedLog>(new SignedLog(std::move(store), std::move(signer)));
+  if (covered >= *size) return last;
+  return environment_error(
+      fmt::format("the ledger {} has {} records, but its last checkpoint covers {}: somebody wrote to it "
+                  "without its key; restore it from a copy",
+                  store_->name(), *size, covered));
 }
 
 Seal SignedLog::seal() {
@@ -69,7 +86,9 @@ Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves)
 }
 
 // Commits the group at the front, which holds the caller's leaves, and hands the lead on.
-void SignedLog::lead(std::unique_lock<std::mutex>& lock) {
+// An exception, which nothing here is meant to throw, stops the process: otherwise those who wait for the
+// leader would wait for ever, and nobody would know what was committed.
+void SignedLog::lead(std::unique_lock<std::mutex>& lock) noexcept {
   led_ = true;
   const std::vector<Waiting*> group = take_group();
   lock.unlock();
@@ -120,19 +139,15 @@ Result<std::shared_ptr<const SignedLog::Group>> SignedLog::commit(std::span<Wait
 }
 
 Result<std::string> SignedLog::checkpoint() {
-  for (int attempt = 0;; ++attempt) {
-    auto last = store_->checkpoint();
-    if (!last) return last.error();
-    auto size = store_->size();
-    if (!size) return size.error();
-    if (*last) {
-      auto checkpoint = read_checkpoint(**last);
-      if (!checkpoint) return checkpoint.error();
-      // Or another process has appended in between, under a checkpoint of its own.
-      if (checkpoint->size == *size || attempt > 0) return **last;
-    }
+  auto last = last_checkpoint();
+  if (!last) return last.error();
+  if (!*last) {
     if (auto sealed = store_->grow({}, seal()); !sealed) return sealed.error();
+    last = last_checkpoint();
+    if (!last) return last.error();
+    CHECK(last->has_value());
   }
+  return **last;
 }
 
 Result<std::string> SignedLog::accept_cosignatures(std::string_view answer,

@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,7 +31,7 @@ struct LoggedLeaf {
 /// the others find their work done.
 class SignedLog {
  public:
-  /// Refuses a store whose last checkpoint was not signed by this key.
+  /// Refuses a store whose last checkpoint was not signed by this key or does not cover every leaf.
   static Result<std::unique_ptr<SignedLog>> open(std::unique_ptr<LedgerStore> store,
                                                  ledger::SignerKey signer);
 
@@ -38,7 +39,8 @@ class SignedLog {
   /// which there is at least one.
   Result<std::vector<LoggedLeaf>> append(std::span<const Bytes> leaves);
 
-  /// The last checkpoint, which covers every leaf; signs one if none does.
+  /// The last checkpoint, which covers every leaf; of an empty ledger without one, signs the first. Leaves
+  /// that no checkpoint covers came from elsewhere and are not signed: an environment error.
   Result<std::string> checkpoint();
 
   /// Adds the cosignatures in what a witness handed back (ledger::parse_cosigned) to the checkpoint that they
@@ -56,7 +58,8 @@ class SignedLog {
   SignedLog(std::unique_ptr<LedgerStore> store, ledger::SignerKey signer)
       : store_(std::move(store)), signer_(std::move(signer)) {}
   Seal seal();
-  void lead(std::unique_lock<std::mutex>& lock);
+  Result<std::optional<std::string>> last_checkpoint();
+  void lead(std::unique_lock<std::mutex>& lock) noexcept;
   std::vector<Waiting*> take_group();
   Result<std::shared_ptr<const Group>> commit(std::span<Waiting* const> waiting);
 

@@ -259,6 +259,20 @@ Result<Extent> SqliteLedgerStore::extent() {
   return Extent{column(0), column(1), column(2)};
 }
 
+Result<std::optional<ledger::NodeId>> SqliteLedgerStore::stray_node() {
+  Connection& connection = reading();
+  const std::lock_guard lock(connection.mutex);
+  auto query = connection.database.prepare(
+      "SELECT level, idx FROM nodes, tree WHERE CASE WHEN level BETWEEN 0 AND 62 "
+      "THEN idx < 0 OR idx >= size >> CAST(level AS integer) ELSE true END ORDER BY level, idx LIMIT 1");
+  if (!query) return query.error();
+  auto row = query->step(connection.database, kReading);
+  if (!row) return row.error();
+  if (!*row) return std::optional<ledger::NodeId>();
+  return std::optional<ledger::NodeId>(
+      {static_cast<int>(query->number(0)), static_cast<std::uint64_t>(query->number(1))});
+}
+
 Result<std::vector<Bytes>> SqliteLedgerStore::leaves(std::uint64_t begin, std::uint64_t end) {
   Connection& connection = reading();
   const std::lock_guard lock(connection.mutex);

@@ -37,6 +37,7 @@ class SqliteLedgerStore final : public LedgerStore {
   Result<std::optional<std::string>> checkpoint() override;
   Result<std::vector<KeptCheckpoint>> checkpoints(std::uint64_t from, int limit) override;
   Result<Extent> extent() override;
+  Result<std::optional<ledger::NodeId>> stray_node() override;
   const std::string& name() const override;
 
  private:

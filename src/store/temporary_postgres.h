@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <libpq-fe.h>
 #include <pwd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,10 +20,10 @@
 namespace fieldprint::store {
 
 /// A private PostgreSQL server of Debian's package, on a Unix socket in a temporary folder, that ends with
-/// the object. Run by root it serves as the user postgres, because the server refuses root.
+/// the object or its process. Run by root it serves as the user postgres, because the server refuses root.
 class TemporaryPostgres {
  public:
-  /// Nothing where the package is not installed; then `why` says so.
+  /// Nothing where the package is not installed; then `why` says so. One that does not start fails the tests.
   static std::unique_ptr<TemporaryPostgres> start(std::string& why) {
     const std::string programs = find_programs();
     if (programs.empty()) {
@@ -30,10 +31,7 @@ class TemporaryPostgres {
       return nullptr;
     }
     std::unique_ptr<TemporaryPostgres> server(new TemporaryPostgres(programs));
-    if (!server->initialise() || !server->run()) {
-      why = "the private PostgreSQL server does not start; see its log";
-      return nullptr;
-    }
+    CHECK(server->initialise() && server->run(), "the private PostgreSQL server does not start; see its log");
     return server;
   }
 
@@ -92,8 +90,8 @@ class TemporaryPostgres {
   }
 
   bool initialise() const {
-    const pid_t child =
-        spawn({programs_ + "/initdb", "-D", data(), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"});
+    const pid_t child = spawn({programs_ + "/initdb", "-D", data(), "-U", "postgres", "-A", "trust", "-N",
+                               "-E", "UTF8", "--locale=C"});
     int status = 1;
     return ::waitpid(child, &status, 0) == child && status == 0;
   }
@@ -113,6 +111,8 @@ class TemporaryPostgres {
         (::setgroups(0, nullptr) != 0 || ::setgid(user_->pw_gid) != 0 || ::setuid(user_->pw_uid) != 0)) {
       ::_exit(126);
     }
+    // After the change of user, which forgets it.
+    if (::prctl(PR_SET_PDEATHSIG, SIGINT) != 0) ::_exit(126);
     ::execv(raw[0], raw.data());
     ::_exit(127);
   }

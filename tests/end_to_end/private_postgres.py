@@ -1,14 +1,24 @@
 """A private PostgreSQL server of Debian's package, on a Unix socket in a temporary folder."""
 
 import atexit
+import ctypes
 import functools
 import glob
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent():
+    """For a child before it runs its program, after the change of user, which would forget it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 @functools.lru_cache(maxsize=None)
@@ -29,9 +39,10 @@ def server():
         user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     data = os.path.join(folder, "data")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
-    subprocess.run([os.path.join(programs[-1], "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"],
-                   check=True, **quiet)
-    process = subprocess.Popen([os.path.join(programs[-1], "postgres"), "-D", data, "-k", folder, "-h", ""], **quiet)
+    subprocess.run([os.path.join(programs[-1], "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8",
+                    "--locale=C"], check=True, **quiet)
+    process = subprocess.Popen([os.path.join(programs[-1], "postgres"), "-D", data, "-k", folder, "-h", ""],
+                               preexec_fn=end_with_parent, **quiet)
 
     def stop():
         process.terminate()
