@@ -5,12 +5,22 @@
 #include <cstdint>
 #include <cstring>
 
+#include "backend/simd/quantize.h"
 #include "exact/format.h"
 
 /// exact/arith.h for vectors of 8 floats: the same operations in the same order, so the same bits.
 /// Everything has internal linkage, because code compiled here may not be linked into baseline code.
 namespace fieldprint::backend::avx2 {
 namespace {
+
+using simd::kBelowHalfUnit;
+using simd::kEighthsMagic;
+using simd::kHalfBias;
+using simd::kHalfMask;
+using simd::kMantissa;
+using simd::kOneBits;
+using simd::query_step;
+using simd::value_slot;
 
 inline std::uint32_t float_to_bits(float value) {
   std::uint32_t bits = 0;
@@ -49,28 +59,6 @@ inline __m256 exp2(__m256 x) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
 }
-
-/// exact::query_step.
-inline std::int32_t query_step(float amax) {
-  const float levels = amax * exact::kQueryLevels;
-  if (levels >= static_cast<float>(exact::kLargestStep)) return exact::kLargestStep;
-  const std::int32_t step = static_cast<std::int32_t>(levels) + 1;
-  return step < exact::kSmallestStep ? exact::kSmallestStep : step;
-}
-
-/// exact::value_slot.
-inline std::int64_t value_slot(std::int64_t slot) {
-  const std::int64_t t = slot % 32;
-  return slot - t + 16 * (t >> 4) + 4 * ((t & 7) >> 1) + 2 * ((t >> 3) & 1) + (t & 1);
-}
-
-// Of attention_weight.
-inline constexpr int kHalfBias = 112 << 23;  // from a half's exponent to a float's
-inline constexpr int kMantissa = 0x007FFFFF;
-inline constexpr int kOneBits = 0x3F800000;
-inline constexpr int kBelowHalfUnit = 0x0FFF;  // of a half's last place, as a float's bits
-inline constexpr int kHalfMask = ~0x1FFF;
-inline constexpr float kEighthsMagic = 0x1.8p20F;  // floats around it are 1/8 apart
 
 /// The last steps of exact::attention_weight: the low half of each lane is its weight. Bits of `score` are
 /// those of exact::kScoreMagic plus how far the score lies from the largest, not below the floor.
