@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -91,8 +92,11 @@ Result<Digest> commit_digest(const Body& body);
 Result<Bytes> encode(const Receipt& receipt);
 
 /// The inverse of encode, strict: exactly the known fields, of their types, within the format's limits, in
-/// the deterministic encoding. Errors name the field, or say that the receipt is of another version.
+/// the deterministic encoding. Errors name the field.
 Result<Receipt> decode(std::span<const std::uint8_t> bytes);
+
+/// Why a receipt of another version, as its bytes state it, cannot be read here; nothing for others.
+std::optional<Error> other_version(std::span<const std::uint8_t> bytes);
 
 /// A readable view of everything in the receipt: digests in hexadecimal, floats with their bits. Not meant to
 /// be read back.

@@ -48,10 +48,9 @@ class Validator {
 };
 
 void check_anchors(Validator& v, const Body& body) {
-  constexpr std::int64_t kHeadBytes = 1024;  // above an anchor's text: format, type and name
   v.at_most(body.anchors.size(), bounds::kMaxAnchors, "anchors", "anchors");
   for (std::size_t i = 0; i < body.anchors.size(); ++i) {
-    v.at_most(body.anchors[i].canonical.size(), bounds::kMaxAnchorBytes + kHeadBytes,
+    v.at_most(body.anchors[i].canonical.size(), bounds::kMaxAnchorCanonicalBytes,
               fmt::format("anchors[{}].canonical", i), "bytes");
   }
 }
