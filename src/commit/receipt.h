@@ -17,6 +17,7 @@ namespace fieldprint::commit {
 
 using Bytes = std::vector<std::uint8_t>;
 using TokenIds = std::vector<std::int32_t>;  ///< 0 ≤ id < bounds::kMaxVocab
+using core::Input;
 
 inline constexpr std::uint32_t kReceiptVersion = 2;
 
@@ -24,13 +25,6 @@ struct AnchorRecord {
   Digest id{};      ///< SHA-256 of `canonical`
   Bytes canonical;  ///< the anchor's canonical bytes
   bool operator==(const AnchorRecord&) const = default;
-};
-
-/// What entered a context besides the text of its prompt.
-struct Input {
-  std::string kind;  ///< "tool_result" or "memory"
-  Digest digest{};   ///< SHA-256 of its bytes
-  bool operator==(const Input&) const = default;
 };
 
 /// What the ledger records: see leaf_of.

@@ -68,13 +68,8 @@ void check_settings(Validator& v, const T& from) {
   for (std::size_t i = 0; i < from.stop.size(); ++i) {
     v.text(from.stop[i], bounds::kMaxStopStringBytes, fmt::format("stop[{}]", i));
   }
-  v.at_most(from.inputs.size(), bounds::kMaxInputs, "inputs", "inputs");
-  for (std::size_t i = 0; i < from.inputs.size(); ++i) {
-    const std::string& kind = from.inputs[i].kind;
-    if (kind != "tool_result" && kind != "memory") {
-      v.require(false, fmt::format("inputs[{}].kind", i), "must be tool_result or memory");
-    }
-  }
+  if (const auto invalid = core::find_invalid(from.inputs))
+    v.require(false, invalid->field, invalid->problem);
 }
 
 void check_kv_block(Validator& v, const core::BlockRecord& block, const std::string& path) {
