@@ -5,9 +5,9 @@
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/wgmma.cuh"
 
-/// A block of three warpgroups (two for large heads) of 64 query rows each, and a warp that brings what they
-/// need. A warpgroup multiplies, weighs, multiplies and folds one tile after the other; while it waits for
-/// the tensor cores, the others compute.
+/// A block of three warpgroups of 64 query rows each, and two warps that bring what they need. A warpgroup
+/// multiplies, weighs, multiplies and folds one tile after the other; while it waits for the tensor cores,
+/// the others compute.
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -31,6 +31,11 @@ __device__ __forceinline__ float4 load_shared(std::uint32_t address) {
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
                : "r"(address));
+  return x;
+}
+__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
   return x;
 }
 __device__ __forceinline__ void store_shared(std::uint32_t address, const float4& x) {
@@ -68,6 +73,9 @@ class Consumer {
       }
     }
     store(task);
+    __syncwarp();
+    if (elected()) arrive(shared_.info_empty(count_));
+    ++count_;
   }
 
  private:
@@ -93,61 +101,50 @@ class Consumer {
                  make_float4(x.reference[0], x.reference[1], x.denominator[0], x.denominator[1]));
   }
 
+  __device__ RowsInfo<S> info() const { return {shared_.info(count_)}; }
   __device__ SeenRange seen_of(int r) const {
-    const float4 info = load_shared(shared_.info(row_of(r)));
-    return {__float_as_int(info.z), __float_as_int(info.w)};
+    const float4 row = load_shared(info().row(row_of(r)));
+    return {__float_as_int(row.z), __float_as_int(row.w)};
   }
 
   /// The rows of a new task.
   __device__ void start(const RowsTask& task) {
-    wait_for(shared_.queries_full(), queries_parity_);
-    queries_parity_ ^= 1U;
+    wait_for(shared_.queries_full(), count_ % 2);
     SeenRange all{0, 0x7FFFFFFF};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float4 info = load_shared(shared_.info(row_of(r)));
-      rows_.unit[r] = info.x;
-      rows_.floor[r] = __float_as_int(info.y);
-      all.first = max(all.first, __float_as_int(info.z));
-      all.last = min(all.last, __float_as_int(info.w));
+      const float4 row = load_shared(info().row(row_of(r)));
+      rows_.unit[r] = row.x;
+      rows_.floor[r] = __float_as_int(row.y);
+      all.first = max(all.first, __float_as_int(row.z));
+      all.last = min(all.last, __float_as_int(row.w));
     }
     float sink[2] = {};
-    if (task.item.state < 0) attend_sink(task, sink);
+    if (task.item.state < 0) attend_sink(sink);
     all.first = __reduce_max_sync(kAllLanes, all.first);
     all.last = __reduce_min_sync(kAllLanes, all.last);
     store_shared(place(kRowPlace),
                  make_float4(__int_as_float(all.first), __int_as_float(all.last), sink[0], sink[1]));
   }
 
-  __device__ const std::uint8_t* sink_page(const RowsTask& task) const {
-    const AttentionArgs& args = args_.attention;
-    const PlannedQuery& query = args_.plan.queries()[task.item.first_query];
-    const std::int64_t block = query.sink_block;
-    return args.kv.pool + block * args.kv.block_stride + args.kv.layer_offset +
-           static_cast<std::int64_t>(task.kv_head) * page_size(args.head_dim);
-  }
-
   /// References of the sink, a token with scale factors of its own; -inf where it is not seen.
-  __device__ void attend_sink(const RowsTask& task, float (&reference)[2]) const {
+  __device__ void attend_sink(float (&reference)[2]) const {
     const AttentionArgs& args = args_.attention;
-    const int* key = reinterpret_cast<const int*>(sink_page(task));
     int dot[2] = {};
 #pragma unroll
     for (int i = 0; i < kPad / 16; ++i) {
       const int word = 4 * i + lane() % 4;
       if (4 * word >= args.head_dim) continue;
-      const int mine = key[word];
+      const int mine = load_word(info().sink_key(4 * word));
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int row = row_of(r);
-        int query;
-        asm volatile("ld.shared.b32 %0, [%1];"
-                     : "=r"(query)
-                     : "r"(shared_.queries() + row * 128 + ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4));
+        const int query =
+            load_word(shared_.queries() + row * 128 + ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4);
         dot[r] = __dp4a(mine, query, dot[r]);
       }
     }
-    const float factor = args.scales.sink[4 * task.kv_head + kSinkKeyScale];
+    const float factor = __int_as_float(load_word(info().sink_key_scale()));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 1);
@@ -286,10 +283,8 @@ class Consumer {
       if (query >= task.item.queries) continue;
       float* to = nullptr;
       if (is_result) {
-        const std::int64_t row =
-            static_cast<std::int64_t>(args_.plan.queries()[task.item.first_query + query].token) *
-                args_.attention.heads +
-            head;
+        const std::int64_t token = load_word(info().token(row_of(r)));
+        const std::int64_t row = token * args_.attention.heads + head;
         to = args_.attention.out + row * args_.attention.head_dim;
         if (lane() % 4 == 0) args_.attention.anchor_mass[row] = 0.0F;
       } else {
@@ -325,17 +320,18 @@ class Consumer {
     const Joins joins = join(sum, context, false, nothing, odd_lane());
     const float inverse[2] = {__frcp_rn(sum.denominator[0]), __frcp_rn(sum.denominator[1])};
     const int channel = 2 * (lane() % 4);
-    const std::uint8_t* values = sink_page(task) + exact::kPageTokens * (args.head_dim + channel);
-    const float* scales = args.scales.v_scale + task.kv_head * args.head_dim + channel;
-    const float factor = args.scales.sink[4 * task.kv_head + kSinkValueScale];
 #pragma unroll
     for (int n = 0; n < S::kOutputs / 4; ++n) {
-      if (channel + 8 * n >= args.head_dim) continue;
+      const float2 sinks = load_pair(info().sink_value(channel + 8 * n));
+      float2 scales{};
+      if (channel + 8 * n < args.head_dim) {
+        scales = *reinterpret_cast<const float2*>(args.scales.v_scale + task.kv_head * args.head_dim +
+                                                  channel + 8 * n);
+      }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int value = static_cast<std::int8_t>(values[exact::kPageTokens * (8 * n + i)]);
-        const float sink = __fmul_rn(__int2float_rn(exact::kLargestWeight * value), factor);
-        const float scale = scales[8 * n + i];
+        const float sink = i == 0 ? sinks.x : sinks.y;
+        const float scale = i == 0 ? scales.x : scales.y;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float& output = output_[4 * n + 2 * r + i];
@@ -351,7 +347,7 @@ class Consumer {
   int group_;          ///< warpgroup
   std::uint32_t own_;  ///< the thread's first place
   Turn<S> turn_{};
-  std::uint32_t queries_parity_ = 0;
+  std::uint32_t count_ = 0;  ///< tasks that are done
   RowUnits rows_{};
   float output_[S::kOutputs];  ///< of the chunk
 };
@@ -370,13 +366,15 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
     }
     start_barrier(shared.queries_full(), 1);
     start_barrier(shared.queries_empty(), S::kConsumers / 32);
+    for (std::uint32_t task = 0; task < 2; ++task) start_barrier(shared.info_empty(task), S::kConsumers / 32);
     barrier_init_fence();
   }
   __syncthreads();
   RowsTasks tasks{args.items * args.attention.kv_heads};
   if (warp >= S::kConsumers / 32) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kProducerRegisters));
-    if (warp == S::kConsumers / 32) produce<S>(args, maps, shared, tasks);
+    if (warp == S::kConsumers / 32) produce_units<S>(args, maps, shared, tasks);
+    if (warp == S::kConsumers / 32 + 1) produce_queries<S>(args, &maps.queries, shared, tasks);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kRegisters));
     Consumer<kPad> consumer(args, shared, warp / 4);

@@ -7,16 +7,18 @@
 #include "backend/cuda/attention_rows.cuh"
 #include "backend/cuda/attention_rows.h"
 
-/// What a block of row items has in shared memory, and the warp that brings it there: keys and values of one
-/// tile after the other through a ring of units, and the queries of an item.
+/// What a block of row items has in shared memory, and the warps that bring it there: one the keys and values
+/// of one tile after the other through a ring of units, one the queries of an item and what is to be known of
+/// them.
 namespace fieldprint::backend::cuda {
 namespace {
 
 constexpr int kGroupRows = 64;  ///< query rows of a warpgroup
 
-/// kPad: 64 or 128, at least the head size.
-template <int kPad>
+/// kHead: 64 or 128, at least the head size.
+template <int kHead>
 struct RowsShape {
+  static constexpr int kPad = kHead;
   static constexpr int kRows = kRowsOfItem;
   static constexpr int kGroups = kRows / kGroupRows;  ///< warpgroups that compute
   static constexpr int kConsumers = 128 * kGroups;
@@ -33,8 +35,8 @@ struct RowsShape {
   static constexpr int kUnitBytes = kTile * kPad;   ///< keys or values of a tile
   static constexpr int kPlaces = kOutputs / 4 + 3;  ///< of 16 bytes, of a consuming thread
   static constexpr int kPlacesBytes = kConsumers * kPlaces * 16;
-  static constexpr int kInfoBytes = kRows * 16;
-  static constexpr int kFixedBytes = kQueryBytes + kPlacesBytes + kInfoBytes + 256;
+  static constexpr int kInfoBytes = kRows * 20 + kPad * 5 + 16;
+  static constexpr int kFixedBytes = kQueryBytes + kPlacesBytes + 2 * kInfoBytes + 256;
   static constexpr int kUnits = std::min(8, (227 * 1024 - kFixedBytes) / kUnitBytes);
   static_assert(kUnits >= 3);
   static constexpr int kSharedBytes = kFixedBytes + kUnits * kUnitBytes;
@@ -48,11 +50,29 @@ struct RowsShared {
   __device__ std::uint32_t queries() const { return base; }
   __device__ std::uint32_t unit(int slot) const { return base + S::kQueryBytes + slot * S::kUnitBytes; }
   __device__ std::uint32_t places() const { return unit(S::kUnits); }
-  __device__ std::uint32_t info(int row) const { return places() + S::kPlacesBytes + 16 * row; }
-  __device__ std::uint32_t full(int slot) const { return info(S::kRows) + 8 * slot; }
+  __device__ std::uint32_t info(std::uint32_t task) const {
+    return places() + S::kPlacesBytes + task % 2 * S::kInfoBytes;
+  }
+  __device__ std::uint32_t full(int slot) const {
+    return places() + S::kPlacesBytes + 2 * S::kInfoBytes + 8 * slot;
+  }
   __device__ std::uint32_t empty(int slot) const { return full(slot) + 8 * S::kUnits; }
   __device__ std::uint32_t queries_full() const { return full(2 * S::kUnits); }
   __device__ std::uint32_t queries_empty() const { return queries_full() + 8; }
+  __device__ std::uint32_t info_empty(std::uint32_t task) const { return queries_full() + 16 + task % 2 * 8; }
+};
+
+/// What is told of a task, in shared memory, for two tasks in turn: of each row its unit and floor
+/// (RowUnits), the tokens that it sees and its own; for results what the sink adds.
+template <typename S>
+struct RowsInfo {
+  std::uint32_t base;
+
+  __device__ std::uint32_t row(int row) const { return base + 16 * row; }
+  __device__ std::uint32_t sink_key_scale() const { return row(S::kRows); }
+  __device__ std::uint32_t sink_key(int byte) const { return sink_key_scale() + 16 + byte; }
+  __device__ std::uint32_t sink_value(int channel) const { return sink_key(S::kPad) + 4 * channel; }
+  __device__ std::uint32_t token(int row) const { return sink_value(S::kPad) + 4 * row; }
 };
 
 __device__ __forceinline__ void start_barrier(std::uint32_t barrier, int arrivals) {
@@ -151,60 +171,99 @@ struct RowsMaps {
   CUtensorMap values;
 };
 
-/// What rows are told: unit, floor (RowUnits) and the tokens that they see. A row that does not exist sees
-/// all.
-template <typename S>
-__device__ void bring_queries(const RowsArgs& args, const RowsMaps& maps, RowsShared<S> shared,
-                              const RowsTask& task) {
-  const PlannedItem& item = task.item;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const std::int32_t group = args.attention.heads / args.attention.kv_heads;
-  const std::uint32_t full = shared.queries_full();
-  if (lane == 0) expect(full, item.queries * group * 128);
-  __syncwarp();
-  for (int query = lane; query < item.queries; query += 32) {
-    const PlannedQuery planned = args.plan.queries()[item.first_query + query];
-    const SeenRange seen = seen_range(args.attention.window, item, planned);
-    const std::int32_t head = task.kv_head * group;
-    copy_query(shared.queries() + query * group * 128, &maps.queries, {0, head, planned.token}, full);
-    const std::int32_t* steps =
-        args.attention.q_step + static_cast<std::int64_t>(planned.token) * args.attention.heads + head;
-    for (int h = 0; h < group; ++h) {
-      asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared.info(query * group + h)),
-                   "r"(float_to_bits(score_unit(steps[h]))),
-                   "r"(kScoreMagicBits - exact::kScoreSpan / steps[h]), "r"(seen.first), "r"(seen.last)
-                   : "memory");
-    }
-  }
-  for (int row = item.queries * group + lane; row < S::kRows; row += 32) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %2};" ::"r"(shared.info(row)), "r"(0), "r"(0x7FFFFFFF)
-                 : "memory");
-  }
-  __syncwarp();
-  if (lane == 0) arrive(full);
+__device__ __forceinline__ void store_word(std::uint32_t address, std::int32_t word) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+__device__ __forceinline__ std::int32_t load_word(std::uint32_t address) {
+  std::int32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
 }
 
-/// One warp brings everything. The queries come when those of the task before are done with; some keys and
-/// values come before them.
+/// Of the rows of a task. A row that does not exist sees all.
 template <typename S>
-__device__ void produce(const RowsArgs& args, const RowsMaps& maps, RowsShared<S> shared, RowsTasks tasks) {
+__device__ void tell_rows(const RowsArgs& args, RowsInfo<S> info, const RowsTask& task) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int32_t group = args.attention.heads / args.attention.kv_heads;
+  const auto tell = [&](int row, std::int32_t step, std::int32_t token, const SeenRange& seen) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(info.row(row)),
+                 "r"(float_to_bits(score_unit(step))), "r"(kScoreMagicBits - exact::kScoreSpan / step),
+                 "r"(seen.first), "r"(seen.last)
+                 : "memory");
+    store_word(info.token(row), token);
+  };
+  for (int row = lane; row < S::kRows; row += 32) {
+    const int query = row / group;
+    if (query >= task.item.queries) {
+      tell(row, exact::kSmallestStep, 0, {0, 0x7FFFFFFF});
+      continue;
+    }
+    const PlannedQuery& planned = args.plan.queries()[task.item.first_query + query];
+    const std::int64_t at = static_cast<std::int64_t>(planned.token) * args.attention.heads;
+    const std::int32_t step = args.attention.q_step[at + task.kv_head * group + row % group];
+    tell(row, step, planned.token, seen_range(args.attention.window, task.item, planned));
+  }
+}
+
+/// Of the sink, whose values come with their factor.
+template <typename S>
+__device__ void tell_sink(const RowsArgs& args, RowsInfo<S> info, const RowsTask& task) {
+  const AttentionArgs& attention = args.attention;
+  const std::int32_t dim = attention.head_dim;
+  const std::int64_t block = args.plan.queries()[task.item.first_query].sink_block;
+  const std::uint8_t* page = attention.kv.pool + block * attention.kv.block_stride +
+                             attention.kv.layer_offset + std::int64_t{task.kv_head} * page_size(dim);
+  const float* factors = attention.scales.sink + 4 * task.kv_head;
+  store_word(info.sink_key_scale(), __float_as_int(factors[kSinkKeyScale]));
+  for (int channel = static_cast<int>(threadIdx.x) % 32; channel < dim; channel += 32) {
+    if (channel < dim / 4)
+      store_word(info.sink_key(4 * channel), reinterpret_cast<const int*>(page)[channel]);
+    const int value = static_cast<std::int8_t>(page[exact::kPageTokens * (dim + channel)]);
+    const float sink = __fmul_rn(__int2float_rn(exact::kLargestWeight * value), factors[kSinkValueScale]);
+    store_word(info.sink_value(channel), __float_as_int(sink));
+  }
+}
+
+/// One warp brings the queries, as soon as those of the task before are done with. What is told of them is
+/// there long before.
+template <typename S>
+__device__ void produce_queries(const RowsArgs& args, const CUtensorMap* map, RowsShared<S> shared,
+                                RowsTasks tasks) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int32_t group = args.attention.heads / args.attention.kv_heads;
+  RowsTask task;
+  for (std::uint32_t n = 0; tasks.next(args, task); ++n) {
+    const RowsInfo<S> info{shared.info(n)};
+    wait_for(shared.info_empty(n), n / 2 % 2 ^ 1U);
+    tell_rows<S>(args, info, task);
+    if (task.item.state < 0) tell_sink<S>(args, info, task);
+    __syncwarp();
+    wait_for(shared.queries_empty(), n % 2 ^ 1U);
+    if (lane == 0) expect(shared.queries_full(), task.item.queries * group * 128);
+    __syncwarp();
+    for (int query = lane; query < task.item.queries; query += 32) {
+      const std::int32_t token = load_word(info.token(query * group));
+      copy_query(shared.queries() + query * group * 128, map, {0, task.kv_head * group, token},
+                 shared.queries_full());
+    }
+    __syncwarp();
+    if (lane == 0) arrive(shared.queries_full());
+  }
+}
+
+/// Another one the keys and values, whatever the queries do.
+template <typename S>
+__device__ void produce_units(const RowsArgs& args, const RowsMaps& maps, RowsShared<S> shared,
+                              RowsTasks tasks) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Turn<S> turn;
-  std::uint32_t queries_parity = 1;
   RowsTask task;
   while (tasks.next(args, task)) {
     const std::int32_t* blocks = args.plan.blocks() + task.item.block;
     const std::int32_t first = task.item.first_tile;
     const int units = 2 * (task.item.end_tile - first);
-    const int before = min(units, S::kUnits - 2);
     std::int32_t block = 0;
-    for (int unit = 0; unit <= units; ++unit) {
-      if (unit == before) {
-        wait_for(shared.queries_empty(), queries_parity);
-        queries_parity ^= 1U;
-        bring_queries<S>(args, maps, shared, task);
-      }
-      if (unit == units) break;
+    for (int unit = 0; unit < units; ++unit) {
       // A lane knows the block of a page.
       const int page = unit / 2 * 2;
       if (unit % 2 == 0 && page % 32 == 0 && page + lane < units) block = blocks[2 * first + page + lane];
