@@ -138,18 +138,72 @@ class Worker {
     }
   }
 
-  __device__ void store() const {
+  /// From the states of the rows' whole contexts to their results: the sink comes first, and there are no
+  /// anchors.
+  __device__ void finish() {
+    const AttentionArgs& args = args_.attention;
+    const std::int32_t dim = tile_.dim();
+    const std::int64_t block = args_.plan.queries()[item_.first_query].sink_block;
+    const std::uint8_t* page = args.kv.pool + block * args.kv.block_stride + args.kv.layer_offset +
+                               static_cast<std::int64_t>(kv_head_) * page_size(dim);
+    const float* factors = args.scales.sink + 4 * kv_head_;
+    std::int32_t dot[2];
+    tile_.row_products(page, dot);
+    bool seen[2];
+    Fold by[2];
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      // Without anchors a query sees as many tokens of the context as there are positions before it.
+      seen[r] = args.window == 0 || rows_[r].last < args.window;
+      float reference =
+          seen[r] ? __fmul_rn(__fmul_rn(__int2float_rn(dot[r]), rows_[r].unit), factors[kSinkKeyScale])
+                  : no_reference();
+      by[r] = fold_references(reference, chunk_.reference[r]);
+      const float sink = seen[r] ? static_cast<float>(exact::kLargestWeight) : kNothing;
+      inverse[r] = __frcp_rn(fold(sink, chunk_.denominator[r], by[r]));
+    }
+    const int own = 2 * tile_.c();
+    const std::uint8_t* values = page + exact::kPageTokens * (dim + own);
+    const float* scales = args.scales.v_scale + kv_head_ * dim + own;
+#pragma unroll
+    for (int b = 0; b < Tile::kBlocks; ++b) {
+      if (!kExact && 8 * b >= dim) continue;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int value = static_cast<std::int8_t>(values[exact::kPageTokens * (8 * b + i)]);
+        const float sink = __fmul_rn(__int2float_rn(exact::kLargestWeight * value), factors[kSinkValueScale]);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float& output = chunk_.output[b][2 * r + i];
+          output = fold(seen[r] ? sink : kNothing, output, by[r]);
+          output = __fmul_rn(__fmul_rn(output, inverse[r]), scales[8 * b + i]);
+        }
+      }
+    }
+  }
+
+  __device__ void store() {
+    const bool is_result = item_.state < 0;
+    if (is_result) finish();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = tile_.g() + 8 * r;
       if (row >= item_.queries * group()) continue;
-      const std::int64_t state = item_.state + row / group();
-      const std::int32_t head = kv_head_ * group() + row % group();
-      if (tile_.c() == 0) {
-        *reinterpret_cast<float2*>(args_.states.softmax(state, head)) =
-            make_float2(chunk_.reference[r], chunk_.denominator[r]);
+      float* output = nullptr;
+      if (is_result) {
+        output = args_.attention.out + static_cast<std::int64_t>(query_rows_[r]) * tile_.dim();
+        if (tile_.c() == 0) args_.attention.anchor_mass[query_rows_[r]] = 0.0F;
+      } else {
+        const std::int64_t state = item_.state + row / group();
+        const std::int32_t head = kv_head_ * group() + row % group();
+        output = args_.states.output(state, head);
+        if (tile_.c() == 0) {
+          *reinterpret_cast<float2*>(args_.states.softmax(state, head)) =
+              make_float2(chunk_.reference[r], chunk_.denominator[r]);
+        }
       }
-      float* output = args_.states.output(state, head) + 2 * tile_.c();
+      output += 2 * tile_.c();
 #pragma unroll
       for (int b = 0; b < Tile::kBlocks; ++b) {
         if (!kExact && 8 * b >= tile_.dim()) continue;
@@ -178,12 +232,11 @@ class Worker {
   float row_denominator_[2];
 };
 
-/// Most warps of a block: those of the smallest head of the pad.
-constexpr int columns_threads(int pad) { return 32 * column_warps(pad / 2 + 16); }
+/// Of a thread. With the smallest heads a part of the multiprocessor has three warps.
+constexpr int column_registers(int pad) { return pad == 64 ? 168 : 255; }
 
 template <int kPad, bool kExact>
-__global__ void __launch_bounds__(columns_threads(kPad), 1)
-    columns_kernel(const __grid_constant__ ColumnsArgs args) {
+__global__ void __maxnreg__(column_registers(kPad)) columns_kernel(const __grid_constant__ ColumnsArgs args) {
   extern __shared__ __align__(128) std::uint8_t shared[];
   const int dim = kExact ? kPad : args.attention.head_dim;
   const int warps = static_cast<int>(blockDim.x) / 32;

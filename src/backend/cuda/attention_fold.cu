@@ -1,252 +1,73 @@
+#include <algorithm>
+
 #include "backend/cuda/attention_columns.cuh"
+#include "backend/cuda/attention_fold_rounds.cuh"
+#include "backend/cuda/bulk_copy.cuh"
 #include "backend/cuda/launch.cuh"
 
-/// The fold of partial states to results: a warp a row, or a slice of a row's channels where there are few
-/// rows. Only outputs and denominators need the order of the parts: references are raised so seldom that the
-/// factors of 32 parts are found at once.
+/// The fold of partial states to results, by so few blocks that all of them start beside the kernel before
+/// and the next kernel can begin behind it. Rows are cut into rounds of parts. Where there are few rows the
+/// warps of a block take the rounds of a row in turn: what does not need the parts before is done ahead of
+/// the turn. Only outputs and denominators need the order of the parts: references are raised so seldom that
+/// the factors of a round are found at once.
 namespace fieldprint::backend::cuda {
 namespace {
 
-constexpr int kFoldWarps = 4;  // few, so that blocks fit beside those of the kernel before
+// What a block of items leaves free on its multiprocessor, in each of the four parts.
+constexpr int kFoldWarps = 8;
+constexpr int kFoldRegisters = 128;
 
-/// A row's state: a lane has channels first + 32·i.
+/// What a row needs besides its parts, on its way long before it is needed: the sink, which is one token
+/// whose scales have factors of their own, and the values' scales.
 template <int kOutputs>
-struct RowState {
-  float reference;
-  float denominator;
-  float output[kOutputs];
+struct RowInputs {
+  static constexpr int kWords = 2;  ///< of a lane, as heads have up to 256 channels
 
-  __device__ void clear() {
-    reference = no_reference();
-    denominator = kNothing;
+  bool sink_seen;
+  int key[kWords];
+  int query[kWords];
+  std::int32_t step;
+  float key_factor;
+  float value_factor;
+  std::int8_t value[kOutputs];
+  float v_scale[kOutputs];
+
+  __device__ void load(const FoldRow<kOutputs>& at) {
+    const AttentionArgs& args = at.args.attention;
+    const std::int32_t dim = args.head_dim;
+    const std::uint8_t* page = args.kv.pool + at.query.sink_block * args.kv.block_stride +
+                               args.kv.layer_offset +
+                               static_cast<std::int64_t>(at.kv_head()) * page_size(dim);
+    const std::int64_t row = static_cast<std::int64_t>(at.query.token) * args.heads + at.head;
+    sink_seen = args.window == 0 || at.query.position < args.window;
+    step = args.q_step[row];
+    key_factor = args.scales.sink[4 * at.kv_head() + kSinkKeyScale];
+    value_factor = args.scales.sink[4 * at.kv_head() + kSinkValueScale];
 #pragma unroll
-    for (int i = 0; i < kOutputs; ++i) output[i] = kNothing;
-  }
-
-  __device__ void add(const RowState<kOutputs>& next, const Fold& by) {
-    denominator = fold(denominator, next.denominator, by);
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) output[i] = fold(output[i], next.output[i], by);
-  }
-  __device__ void append(const RowState<kOutputs>& next) {
-    add(next, fold_references(reference, next.reference));
-  }
-};
-
-/// One (query, head), and the lane's first channel.
-struct FoldRow {
-  const ColumnsArgs& args;
-  const PlannedQuery& query;
-  std::int32_t head;
-  std::int32_t first_channel;
-  int lane;
-
-  __device__ std::int32_t kv_head() const { return head / (args.attention.heads / args.attention.kv_heads); }
-  __device__ bool has(int i) const { return first_channel + 32 * i < args.attention.head_dim; }
-  /// The lane's i-th, or the last there is.
-  __device__ std::int32_t channel(int i) const {
-    return min(first_channel + 32 * i, args.attention.head_dim - 1);
-  }
-};
-
-/// The sink: one token, whose scales have factors of their own.
-template <int kOutputs>
-__device__ void attend_sink(const FoldRow& at, RowState<kOutputs>& state) {
-  const AttentionArgs& args = at.args.attention;
-  const std::int32_t dim = args.head_dim;
-  const std::uint8_t* page = args.kv.pool + at.query.sink_block * args.kv.block_stride +
-                             args.kv.layer_offset + static_cast<std::int64_t>(at.kv_head()) * page_size(dim);
-  const std::int64_t row = static_cast<std::int64_t>(at.query.token) * args.heads + at.head;
-  const int* key = reinterpret_cast<const int*>(page);
-  const int* query = reinterpret_cast<const int*>(args.q + row * dim);
-  int dot = 0;
-  for (int i = at.lane; i < dim / 4; i += 32) dot = __dp4a(key[i], query[i], dot);
-  dot = __reduce_add_sync(kAllLanes, dot);
-  const float* factors = args.scales.sink + 4 * at.kv_head();
-  state.reference =
-      __fmul_rn(__fmul_rn(__int2float_rn(dot), score_unit(args.q_step[row])), factors[kSinkKeyScale]);
-  state.denominator = static_cast<float>(exact::kLargestWeight);
-#pragma unroll
-  for (int i = 0; i < kOutputs; ++i) {
-    const int value = static_cast<std::int8_t>(page[exact::kPageTokens * (dim + at.channel(i))]);
-    state.output[i] = __fmul_rn(__int2float_rn(exact::kLargestWeight * value), factors[kSinkValueScale]);
-  }
-}
-
-/// Consecutive parts of a row, of which the first `skipped` do not exist. With `tiles` they are tiles of the
-/// context, of which kChunkTiles are a chunk that is folded on its own.
-struct Parts {
-  const float* outputs;  ///< of part 0
-  const float* softmax;
-  std::int32_t stride;  ///< floats
-  std::int32_t skipped;
-  std::int32_t count;
-  bool tiles;
-
-  __device__ Parts(const FoldRow& at, std::int64_t state, std::int32_t state_stride, std::int32_t parts,
-                   std::int32_t skipped_parts, bool are_tiles)
-      : outputs(at.args.states.output(state, at.head)),
-        softmax(at.args.states.softmax(state, at.head)),
-        stride(state_stride * static_cast<std::int32_t>(at.args.states.floats())),
-        skipped(skipped_parts),
-        count(parts),
-        tiles(are_tiles) {
-    outputs -= static_cast<std::int64_t>(skipped) * stride;
-    softmax -= static_cast<std::int64_t>(skipped) * stride;
-  }
-
-  __device__ std::int32_t end() const { return count == 0 ? 0 : skipped + count; }
-  __device__ bool has(std::int32_t i) const {
-    return static_cast<std::uint32_t>(i - skipped) < static_cast<std::uint32_t>(count);
-  }
-  __device__ bool ends_chunk(std::int32_t i) const { return !tiles || (i + 1) % exact::kChunkTiles == 0; }
-};
-
-/// The reference that the lane's part meets; that of the row is brought past all of them. Neighbouring lanes,
-/// `unit` at a time, have the same part.
-__device__ float reference_before(float next, int unit, int lane, float& row) {
-  const std::uint32_t seen = __ballot_sync(kAllLanes, !isinf(next));
-  if (isinf(row) && seen != 0) row = __shfl_sync(kAllLanes, next, __ffs(static_cast<int>(seen)) - 1);
-  float before = row;
-  if (!__any_sync(kAllLanes, next > __fadd_rn(row, exact::kFoldHeadroom))) return before;
-#pragma unroll 1
-  for (int k = 0; k < 32; k += unit) {
-    const float part = __shfl_sync(kAllLanes, next, k);
-    if (lane >= k) before = row;
-    if (part > __fadd_rn(row, exact::kFoldHeadroom)) row = part;
-  }
-  return before;
-}
-
-/// A factor with the sign as the mark of a raised reference.
-__device__ float marked_factor(float before, float next) {
-  const Fold by = fold_references(before, next);
-  return by.raised ? -by.factor : by.factor;
-}
-
-/// What is known of a part: its denominator, and the factors with which it joins its chunk and the chunk the
-/// row.
-struct alignas(16) Factors {
-  float denominator;
-  float part;
-  float chunk;
-
-  __device__ bool raise() const { return part < 0.0F || chunk < 0.0F; }
-};
-
-/// `softmax` is of the lane's part. The row's reference is brought past those of all lanes.
-__device__ Factors factors_of(float2 softmax, bool tiles, int lane, float& row) {
-  float reference = softmax.x;
-  float part = 1.0F;
-  if (tiles) {
-    float before = no_reference();
-    reference = no_reference();
-#pragma unroll
-    for (int k = 0; k < exact::kChunkTiles; ++k) {
-      const float next = __shfl_sync(kAllLanes, softmax.x, k, exact::kChunkTiles);
-      if (lane % exact::kChunkTiles == k) before = reference;
-      fold_references(reference, next);
+    for (int i = 0; i < kWords; ++i) {
+      const int word = at.lane + 32 * i;
+      key[i] = word < dim / 4 ? reinterpret_cast<const int*>(page)[word] : 0;
+      query[i] = word < dim / 4 ? reinterpret_cast<const int*>(args.q + row * dim)[word] : 0;
     }
-    part = marked_factor(before, softmax.x);
-  }
-  const float before = reference_before(reference, tiles ? exact::kChunkTiles : 1, lane, row);
-  return {softmax.y, part, marked_factor(before, reference)};
-}
-
-/// Appends parts to a row.
-template <int kOutputs>
-struct Appender {
-  static constexpr int kCount = kOutputs == 1 ? 32 : 4;  // parts that are on their way together
-  static constexpr int kStep = 4;
-  using Outputs = float[kCount][kOutputs];
-
-  const FoldRow& at;
-  const Parts& parts;
-  RowState<kOutputs>& row;
-  Factors* factors;  // of 32 parts, in shared memory
-  RowState<kOutputs> chunk;
-  bool raised;
-
-  __device__ void load(std::int32_t part, float (&output)[kOutputs]) const {
-    const float* from = parts.outputs + static_cast<std::int64_t>(part) * parts.stride;
-    const bool exists = parts.has(part);
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) {
-      output[i] = kNothing;
-      if (exists) output[i] = from[at.channel(i)];
-    }
-  }
-  __device__ void load(std::int32_t first, Outputs& outputs) const {
-#pragma unroll
-    for (int j = 0; j < kCount; j += kStep) {
-      if (first + j >= parts.end()) break;
-#pragma unroll
-      for (int k = j; k < j + kStep; ++k) load(first + k, outputs[k]);
+      value[i] = static_cast<std::int8_t>(page[exact::kPageTokens * (dim + at.channel(i))]);
+      v_scale[i] = args.scales.v_scale[at.kv_head() * dim + at.channel(i)];
     }
   }
 
-  __device__ void find_factors(std::int32_t first) {
-    float2 softmax = make_float2(no_reference(), kNothing);
-    const std::int32_t part = first + at.lane;
-    if (parts.has(part)) {
-      softmax =
-          *reinterpret_cast<const float2*>(parts.softmax + static_cast<std::int64_t>(part) * parts.stride);
-    }
-    const Factors mine = factors_of(softmax, parts.tiles, at.lane, row.reference);
-    __syncwarp();
-    factors[at.lane] = mine;
-    __syncwarp();
-    raised = __any_sync(kAllLanes, mine.raise());
-  }
-
-  template <bool kRaised>
-  __device__ void append(std::int32_t part, const float (&output)[kOutputs]) {
-    const Factors by = factors[part % 32];
-    RowState<kOutputs> next;
-    next.denominator = by.denominator;
+  __device__ void sink(RowState<kOutputs>& state) const {
+    state.clear();
+    if (!sink_seen) return;
+    int dot = 0;
 #pragma unroll
-    for (int i = 0; i < kOutputs; ++i) next.output[i] = output[i];
-    chunk.add(next, {fabsf(by.part), kRaised && by.part < 0.0F});
-    if (!parts.ends_chunk(part)) return;
-    row.add(chunk, {fabsf(by.chunk), kRaised && by.chunk < 0.0F});
-    chunk.clear();
-  }
-
-  /// The parts from `first` on, up to the end of a chunk.
-  __device__ void append(std::int32_t first, const Outputs& outputs) {
-    if (first % 32 == 0) find_factors(first);
-    const std::int32_t end = min(first + kCount, (parts.end() + kStep - 1) / kStep * kStep);
-    if (raised) {
-      // So seldom that it need not be fast.
-#pragma unroll 1
-      for (std::int32_t part = first; part < end; ++part) {
-        float output[kOutputs];
-        load(part, output);
-        append<true>(part, output);
-      }
-      return;
-    }
+    for (int i = 0; i < kWords; ++i) dot = __dp4a(key[i], query[i], dot);
+    dot = __reduce_add_sync(kAllLanes, dot);
+    state.reference = __fmul_rn(__fmul_rn(__int2float_rn(dot), score_unit(step)), key_factor);
+    state.denominator = static_cast<float>(exact::kLargestWeight);
 #pragma unroll
-    for (int j = 0; j < kCount; j += kStep) {
-      if (first + j >= end) break;
-#pragma unroll
-      for (int k = j; k < j + kStep; ++k) append<false>(first + k, outputs[k]);
-    }
-  }
-
-  /// Of two buffers one is on its way while the other is used.
-  __device__ void run() {
-    chunk.clear();
-    Outputs a;
-    Outputs b;
-    load(0, a);
-#pragma unroll 1
-    for (std::int32_t first = 0; first < parts.end(); first += 2 * kCount) {
-      load(first + kCount, b);
-      append(first, a);
-      if (first + kCount >= parts.end()) break;
-      load(first + 2 * kCount, a);
-      append(first + kCount, b);
+    for (int i = 0; i < kOutputs; ++i) {
+      state.output[i] = __fmul_rn(__int2float_rn(exact::kLargestWeight * value[i]), value_factor);
     }
   }
 };
@@ -275,91 +96,239 @@ __device__ float apply_mass_policy(const PlannedQuery& query, RowState<kOutputs>
   return __fdiv_rn(mine, __fadd_rn(mine, others));
 }
 
+/// Where the warps of a team hand a row on, each to the next one, its reference ahead of the rest.
+template <int kOutputs>
+struct Handover {
+  static constexpr int kWords = 2 + kOutputs;
+  struct Saved {
+    float words[kWords][32];
+
+    __device__ void put(const RowState<kOutputs>& state, int lane) {
+      words[0][lane] = state.reference;
+      words[1][lane] = state.denominator;
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) words[2 + i][lane] = state.output[i];
+    }
+    __device__ void get(RowState<kOutputs>& state, int lane) const {
+      state.reference = words[0][lane];
+      state.denominator = words[1][lane];
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) state.output[i] = words[2 + i][lane];
+    }
+  };
+
+  Saved row;
+  Saved anchors;
+  float reference;
+  std::uint64_t turns[2][kFoldWarps];  ///< barriers; a warp's turn begins with the end of a phase
+};
+
 /// Sink, then anchors, then context.
 template <int kOutputs>
-__global__ void __launch_bounds__(32 * kFoldWarps, kOutputs == 1 ? 3 : 5)
-    fold_kernel(const __grid_constant__ ColumnsArgs args) {
-  let_later_kernels_start();
-  __shared__ Factors factors[kFoldWarps][32];
-  const std::int32_t heads = args.attention.heads;
-  const std::int32_t dim = args.attention.head_dim;
-  const std::int32_t slices = (dim + 32 * kOutputs - 1) / (32 * kOutputs);
-  const std::int64_t index =
-      static_cast<std::int64_t>(blockIdx.x) * kFoldWarps + static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const std::int64_t row_index = index / slices;
-  const std::int32_t slice = static_cast<std::int32_t>(index % slices);
-  const bool exists = row_index / heads < args.queries;
-  const PlannedQuery query = args.plan.queries()[exists ? row_index / heads : 0];
-  const FoldRow at{args, query, static_cast<std::int32_t>(row_index % heads), 32 * kOutputs * slice + lane,
-                   lane};
-  RowState<kOutputs> state;
-  state.clear();
-  const bool sink_seen = args.attention.window == 0 || query.position < args.attention.window;
-  if (exists && sink_seen) attend_sink(at, state);
-  // Here the items' states are complete.
-  wait_for_earlier_kernels();
-  if (index == 0 && lane == 0) *args.taken = 0;
-  if (!exists || query.whole_parts < 0) return;
-
-  // One loop over what has parts, so that the code is there once.
-  RowState<kOutputs> anchors;
-  RowState<kOutputs> context;
-  context.clear();
-#pragma unroll 1
-  for (int i = 0; i < 3; ++i) {
-    const bool is_anchors = i == 0;
-    const bool is_tiles = i == 2;
-    const std::int64_t state = is_anchors ? query.anchor_state : query.state;
-    const std::int64_t before =
-        is_tiles ? static_cast<std::int64_t>(query.whole_parts) * query.state_stride : 0;
-    const Parts parts(at, state + before, is_anchors ? query.anchor_stride : query.state_stride,
-                      is_anchors ? query.anchor_parts
-                      : is_tiles ? query.tile_parts
-                                 : query.whole_parts,
-                      is_tiles ? query.skipped_tiles : 0, is_tiles);
-    Appender<kOutputs>{at, parts, context, factors[threadIdx.x / 32]}.run();
-    if (i > 0) continue;
-    anchors = context;
-    context.clear();
-  }
-  const float mass = apply_mass_policy(query, anchors, context);
-  state.append(anchors);
-  state.append(context);
-  const std::int64_t row = static_cast<std::int64_t>(query.token) * heads + at.head;
-  if (slice == 0 && lane == 0) args.attention.anchor_mass[row] = mass;
-  const float inverse = __frcp_rn(state.denominator);
-  const float* v_scale = args.attention.scales.v_scale + at.kv_head() * dim;
+__device__ void finish(const FoldRow<kOutputs>& at, const RowInputs<kOutputs>& inputs,
+                       RowState<kOutputs>& anchors, const RowState<kOutputs>& context) {
+  const AttentionArgs& args = at.args.attention;
+  const float mass = apply_mass_policy(at.query, anchors, context);
+  RowState<kOutputs> sum;
+  inputs.sink(sum);
+  sum.append(anchors);
+  sum.append(context);
+  const std::int64_t row = static_cast<std::int64_t>(at.query.token) * args.heads + at.head;
+  if (at.first_channel == 0) args.anchor_mass[row] = mass;
+  if (!at.has_channels()) return;
+  const float inverse = __frcp_rn(sum.denominator);
+  float* out = args.out + row * args.head_dim + at.first_channel;
+  float result[kOutputs];
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) {
-    if (!at.has(i)) continue;
-    args.attention.out[row * dim + at.channel(i)] =
-        __fmul_rn(__fmul_rn(state.output[i], inverse), v_scale[at.channel(i)]);
+    result[i] = __fmul_rn(__fmul_rn(sum.output[i], inverse), inputs.v_scale[i]);
+  }
+  if constexpr (kOutputs == 4) {
+    *reinterpret_cast<float4*>(out) = make_float4(result[0], result[1], result[2], result[3]);
+  } else {
+    *out = result[0];
   }
 }
 
+/// A warp of a team that shares its rows, round by round.
+template <int kOutputs, int kTeam>
+class Folder {
+ public:
+  __device__ Folder(const ColumnsArgs& args, Handover<kOutputs>& handover, Factors* factors)
+      : args_(args),
+        handover_(handover),
+        factors_(factors),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        member_(static_cast<int>(threadIdx.x) / 32 % kTeam),
+        turn_(member_) {}
+
+  /// A slice of the channels of a (query, head); the first one waits for the earlier kernels.
+  __device__ void fold_row(const PlannedQuery& query, std::int32_t head, std::int32_t slice, bool first) {
+    const FoldRow<kOutputs> at{args_, query, head, kOutputs * (32 * slice + lane_), lane_};
+    const Rounds<Round<kOutputs>::kParts> rounds{query};
+    const std::int32_t count = query.whole_parts < 0 ? 0 : rounds.count();
+    RowInputs<kOutputs> inputs;
+    if (turn_ < count) inputs.load(at);
+    if (first) wait_for_earlier_kernels();
+    for (; turn_ < count; turn_ += kTeam) {
+      Round<kOutputs> round{at, {}, 0, factors_, {}, {}, 0.0F, 0.0F, false};
+      round.parts = rounds.parts_of(turn_, round.first);
+      round.load();
+      round.prepare();
+      const bool begins_context = turn_ > 0 && turn_ == rounds.of_anchors();
+      const float before = begin_reference(turn_ == 0);
+      float reference = begins_context ? no_reference() : before;
+      round.pass(reference);
+      end_reference(reference);
+      round.find_links();
+
+      begin_turn();
+      state_.reference = before;
+      if (begins_context) save_anchors();
+      if (turn_ == 0 || begins_context) state_.clear();
+      round.append_to(state_);
+      state_.reference = reference;
+      const bool last = turn_ + 1 == count;
+      RowState<kOutputs> anchors;
+      anchors.clear();
+      if (last && count > rounds.of_anchors() && rounds.of_anchors() > 0) get_anchors(anchors);
+      if (last && count == rounds.of_anchors()) {
+        anchors = state_;
+        state_.clear();
+      }
+      end_turn();
+      if (last) finish(at, inputs, anchors, state_);
+    }
+    turn_ -= count;
+  }
+
+ private:
+  __device__ void wait_turn(int chain) const { barrier_wait(handover_.turns[chain] + member_, parity_); }
+  __device__ void pass_turn(int chain) const {
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(handover_.turns[chain] + (member_ + 1) % kTeam);
+  }
+
+  __device__ float begin_reference(bool row_begins) const {
+    if (kTeam > 1) wait_turn(0);
+    if (row_begins) return no_reference();
+    return kTeam > 1 ? handover_.reference : state_.reference;
+  }
+  __device__ void end_reference(float reference) const {
+    if (kTeam == 1) return;
+    __syncwarp();
+    if (lane_ == 0) handover_.reference = reference;
+    pass_turn(0);
+  }
+  __device__ void begin_turn() {
+    if (kTeam == 1) return;
+    wait_turn(1);
+    parity_ ^= 1U;
+    handover_.row.get(state_, lane_);
+  }
+  __device__ void end_turn() const {
+    if (kTeam == 1) return;
+    handover_.row.put(state_, lane_);
+    pass_turn(1);
+  }
+  __device__ void save_anchors() {
+    if (kTeam == 1) {
+      anchors_ = state_;
+    } else {
+      handover_.anchors.put(state_, lane_);
+    }
+  }
+  __device__ void get_anchors(RowState<kOutputs>& anchors) const {
+    if (kTeam == 1) {
+      anchors = anchors_;
+    } else {
+      handover_.anchors.get(anchors, lane_);
+    }
+  }
+
+  const ColumnsArgs& args_;
+  Handover<kOutputs>& handover_;
+  Factors* factors_;
+  int lane_;
+  int member_;         ///< of the team
+  std::int32_t turn_;  ///< of the row, the warp's next one
+  std::uint32_t parity_ = 0;
+  RowState<kOutputs> state_;
+  RowState<kOutputs> anchors_;
+};
+
 template <int kOutputs>
-void launch(const ColumnsArgs& args, std::int64_t rows, bool after_items, Stream stream) {
-  const std::int64_t slices = (args.attention.head_dim + 32 * kOutputs - 1) / (32 * kOutputs);
-  const auto blocks = static_cast<unsigned>((rows * slices + kFoldWarps - 1) / kFoldWarps);
-  if (after_items) {
-    launch_early({dim3(blocks), 32 * kFoldWarps, 0, 1}, stream, fold_kernel<kOutputs>, args);
+__host__ __device__ constexpr std::int32_t slices_of(std::int32_t head_dim) {
+  return (head_dim + 32 * kOutputs - 1) / (32 * kOutputs);
+}
+
+template <int kOutputs, int kTeam>
+__global__ void __maxnreg__(kFoldRegisters) fold_kernel(const __grid_constant__ ColumnsArgs args) {
+  let_later_kernels_start();
+  __shared__ Factors factors[kFoldWarps][32];
+  constexpr int kTeams = kFoldWarps / kTeam;  // of a block
+  __shared__ Handover<kOutputs> handovers[kTeams];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (kTeam > 1) {
+    if (warp % kTeam == 0 && threadIdx.x % 32 == 0) {
+      for (auto& turns : handovers[warp / kTeam].turns) {
+        for (std::uint64_t& turn : turns) barrier_init(&turn, 1);
+        barrier_arrive(turns);
+      }
+    }
+    __syncthreads();
+  }
+  const std::int32_t slices = slices_of<kOutputs>(args.attention.head_dim);
+  const std::int64_t count = std::int64_t{args.plan.header->to_fold} * args.attention.heads * slices;
+  const std::int64_t begin = std::int64_t{blockIdx.x} * kTeams + warp / kTeam;
+  const std::int64_t step = std::int64_t{gridDim.x} * kTeams;
+  const auto query_of = [&](std::int64_t i) {
+    return args.plan.queries()[i < count ? i / slices / args.attention.heads : 0];
+  };
+  Folder<kOutputs, kTeam> folder(args, handovers[warp / kTeam], factors[warp]);
+  PlannedQuery next = query_of(begin);
+  for (std::int64_t i = begin; i < count; i += step) {
+    const PlannedQuery query = next;
+    next = query_of(i + step);
+    folder.fold_row(query, static_cast<std::int32_t>(i / slices % args.attention.heads),
+                    static_cast<std::int32_t>(i % slices), i == begin);
+  }
+  // A block whose warps have no rows waits too: its end says that all earlier kernels have ended.
+  if (begin >= count) wait_for_earlier_kernels();
+  if (blockIdx.x == 0 && threadIdx.x == 0) *args.taken = 0;
+}
+
+template <int kOutputs, int kTeam>
+void launch(const ColumnsArgs& args, std::int64_t rows, std::int64_t most_blocks, bool early, Stream stream) {
+  constexpr std::int64_t kTeams = kFoldWarps / kTeam;
+  const std::int64_t slices = rows * slices_of<kOutputs>(args.attention.head_dim);
+  const auto blocks = static_cast<unsigned>(std::min((slices + kTeams - 1) / kTeams, most_blocks));
+  const auto kernel = fold_kernel<kOutputs, kTeam>;
+  // As the blocks of items have it: a multiprocessor with another cut of its memory would have to be empty
+  // first.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "attention memory");
+  if (early) {
+    launch_early({dim3(blocks), 32 * kFoldWarps, 0, 1}, stream, kernel, args);
     return;
   }
-  fold_kernel<kOutputs><<<blocks, 32 * kFoldWarps, 0, stream>>>(args);
+  kernel<<<blocks, 32 * kFoldWarps, 0, stream>>>(args);
   check_launch("attention fold");
 }
 
 }  // namespace
 
 void launch_fold(const ColumnsArgs& args, std::int32_t multiprocessors, bool after_items, Stream stream) {
-  constexpr std::int64_t kWarpsThatFit = 16;  // beside the kernel before, on each multiprocessor
+  constexpr std::int64_t kRowsOfWarp = 16;  // where there are more, blocks start as others end
   const std::int64_t rows = static_cast<std::int64_t>(args.queries) * args.attention.heads;
-  const std::int64_t slices = (args.attention.head_dim + 31) / 32;
-  if (rows * slices <= kWarpsThatFit * multiprocessors) {
-    launch<1>(args, rows, after_items, stream);
+  const std::int64_t most = rows <= kRowsOfWarp * kFoldWarps * multiprocessors ? multiprocessors : rows;
+  if (rows * slices_of<1>(args.attention.head_dim) <= multiprocessors) {
+    launch<1, kFoldWarps>(args, rows, most, after_items, stream);
+  } else if (rows <= 4 * std::int64_t{multiprocessors}) {
+    launch<4, 4>(args, rows, most, after_items, stream);
   } else {
-    launch<4>(args, rows, after_items, stream);
+    launch<4, 1>(args, rows, most, after_items, stream);
   }
 }
 

@@ -15,8 +15,10 @@ struct StateView {
   std::int32_t heads;
   std::int32_t head_dim;
 
-  /// Of one state.
-  __device__ std::int64_t floats() const { return static_cast<std::int64_t>(heads) * (head_dim + 2); }
+  /// Of one state, as state_floats() of plan.h.
+  __device__ std::int64_t floats() const {
+    return (static_cast<std::int64_t>(heads) * (head_dim + 2) + 3) / 4 * 4;
+  }
   __device__ float* output(std::int64_t state, std::int32_t head) const {
     return data + state * floats() + static_cast<std::int64_t>(head) * head_dim;
   }

@@ -137,6 +137,44 @@ TEST_F(CudaAttention, EqualsScalarAcrossChunksAndTiles) {
   }
 }
 
+/// A first token sees the sink alone, and there is nothing to wait for but the kernel before.
+TEST_F(CudaAttention, EqualsScalarOnPromptsOfOneToken) {
+  for (const HeadShape shape : {HeadShape{8, 2, 128}, HeadShape{3, 1, 64}, HeadShape{4, 1, 256}}) {
+    for (const std::int32_t anchors : {0, 70}) {
+      for (std::int32_t position = 0; position < 3; ++position) {
+        const SequenceSpec token{
+            .owner = 1, .anchor_set = 2, .anchor_tokens = anchors, .first_position = position, .queries = 1};
+        SequenceSpec other = token;
+        other.owner = 3;
+        const auto seed = static_cast<std::uint64_t>(100 * anchors + position);
+        expect_scalar(shape, 0, {token}, seed);
+        expect_scalar(shape, 1, {token, other}, seed);
+        other.first_position = 500;
+        expect_scalar(shape, 0, {token, other}, seed);
+        other.queries = 100;
+        expect_scalar(shape, 0, {token, other}, seed);
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttention, EqualsScalarWhereItemsMakeAllResults) {
+  for (const HeadShape shape : {HeadShape{8, 2, 128}, HeadShape{3, 1, 64}, HeadShape{4, 1, 256}}) {
+    for (const std::int32_t window : {0, 100}) {
+      std::vector<SequenceSpec> specs;
+      for (std::int32_t s = 0; s < 30; ++s) {
+        specs.push_back({.owner = static_cast<std::uint64_t>(10 + s),
+                         .anchor_set = static_cast<std::uint64_t>(100 + s),
+                         .anchor_tokens = 0,
+                         .first_position = 1 + 29 * s,
+                         .queries = s % 7 == 3 ? 150 : 1});
+      }
+      expect_scalar(shape, window, specs, 11);
+      expect_scalar(shape, window, {specs.begin(), specs.begin() + 3}, 12);
+    }
+  }
+}
+
 TEST_F(CudaAttention, EqualsScalarOnABatchWithSharedAnchors) {
   for (const std::int32_t anchors : {0, 128, 200}) {
     std::vector<SequenceSpec> specs;

@@ -34,12 +34,12 @@ __device__ __forceinline__ void mma_u8s8(Accumulators& d, std::uint32_t a0, std:
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// Words 0 to 3 of 16 bytes in shared memory.
+/// Words 0 to 3 of 16 bytes.
 struct Slice {
   std::uint32_t w[4];
 };
-__device__ __forceinline__ Slice load_slice(const std::uint8_t* shared) {
-  const uint4 x = *reinterpret_cast<const uint4*>(shared);
+__device__ __forceinline__ Slice load_slice(const std::uint8_t* bytes) {
+  const uint4 x = *reinterpret_cast<const uint4*>(bytes);
   return {{x.x, x.y, x.z, x.w}};
 }
 
@@ -145,6 +145,28 @@ struct Tile {
           for (int i = 0; i < 4; ++i) mma_s8(scores[p][b + i], q.z, q8.z, q.w, q8.w, k[i].w[2], k[i].w[3]);
         }
       }
+    }
+  }
+
+  /// Of both rows and one row of K.
+  __device__ void row_products(const std::uint8_t* key, std::int32_t (&dot)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      dot[r] = 0;
+#pragma unroll
+      for (int h = 0; h < kSlices; ++h) {
+        const int at = 64 * h + 16 * c();
+        if (!kExact && at >= dim()) continue;
+        const Slice k = load_slice(key + at);
+        const uint4 q = queries[(2 * h + r) * 32 + lane];
+        const std::uint32_t words[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          dot[r] = __dp4a(static_cast<int>(k.w[i]), static_cast<int>(words[i]), dot[r]);
+        }
+      }
+      dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 1);
+      dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 2);
     }
   }
 

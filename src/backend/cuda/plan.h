@@ -67,7 +67,8 @@ struct PlanHeader {
   std::int32_t queries;
   std::int32_t row_items_at;
   std::int32_t blocks_at;
-  std::int32_t reserved[2];
+  std::int32_t to_fold;  ///< queries up to the last one that an item does not make the result of
+  std::int32_t reserved;
   std::int32_t taken;  ///< items that warps have come back for; 0 between launches
 };
 static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedQuery) % 16 == 0 &&
@@ -75,7 +76,7 @@ static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedQuery) % 16 == 0 &&
 
 struct AttentionWork {
   std::vector<std::byte> buffer;  ///< PlanHeader and what it points to
-  std::int32_t queries;           ///< that are to be folded, or come before such
+  std::int32_t queries;           ///< of the fold's launch
   std::int32_t items;
   std::int32_t row_items;
   std::int32_t items_at;  ///< offset of the items
@@ -90,17 +91,22 @@ constexpr std::int32_t column_warp_bytes(std::int32_t head_dim) {
   return static_cast<std::int32_t>(2 * page_bytes(head_dim)) +
          kColumnRows * column_pad(head_dim) * (1 + static_cast<std::int32_t>(sizeof(float))) + 16;
 }
-/// Such warps on a multiprocessor, as registers and shared memory allow; some of it is left for blocks of the
-/// kernels before and after.
+/// Such warps on a multiprocessor, as registers and shared memory allow. Heads of 80 to 128 have one in each
+/// of its four parts: more read no faster, and leave no registers there for the fold, which starts beside
+/// them.
 constexpr std::int32_t column_warps(std::int32_t head_dim) {
   constexpr std::int32_t kBytes = 216 * 1024;
   const std::int32_t pad = column_pad(head_dim);
-  return std::min(kBytes / column_warp_bytes(head_dim), pad == 64 ? 10 : pad == 128 ? 7 : 3);
+  return std::min(kBytes / column_warp_bytes(head_dim), pad == 64 ? 10 : pad == 128 ? 4 : 3);
 }
 
 /// Sequences with at most kColumnRows rows a KV head in this step become items, the others row items.
 AttentionWork plan_attention_work(std::span<const AttentionSequence> sequences, const PlanShape& shape);
 
+/// Of one partial state, a multiple of 16 bytes.
+constexpr std::int64_t state_floats(std::int32_t heads, std::int32_t head_dim) {
+  return (std::int64_t{heads} * (head_dim + 2) + 3) / 4 * 4;
+}
 /// Bytes of the workspace for `states` states.
 std::int64_t workspace_bytes(const PlanShape& shape, std::int64_t states);
 
