@@ -6,6 +6,36 @@
 namespace fieldprint::backend::cuda {
 namespace {
 
+/// Where the warps of a block, each in its turn, append the chunks of a team item to its row. So many rows
+/// are read at once that states of single chunks would cost more than waiting for one's turn.
+template <int kPad>
+struct Team {
+  std::uint8_t* memory;
+  int member;
+  int members;
+  int lane;
+  std::uint32_t parity = 0;
+
+  __device__ float4* row() const { return reinterpret_cast<float4*>(memory) + lane; }
+  __device__ float4* softmax() const { return row() + kPad / 8 * 32; }
+  __device__ std::uint64_t* turns() const {
+    return reinterpret_cast<std::uint64_t*>(memory) + (kPad / 8 + 1) * 64;
+  }
+  /// By one lane of the block.
+  __device__ void start() const {
+    for (int i = 0; i < members; ++i) barrier_init(turns() + i, 1);
+    barrier_arrive(turns());
+  }
+  __device__ void wait_turn() {
+    barrier_wait(turns() + member, parity);
+    parity ^= 1U;
+  }
+  __device__ void pass_turn() const {
+    __syncwarp();
+    if (lane == 0) barrier_arrive(turns() + (member + 1) % members);
+  }
+};
+
 /// A warp's work on one item.
 template <int kPad, bool kExact>
 class Worker {
@@ -96,7 +126,7 @@ class Worker {
   /// After tile t, the last one of the item or not: ends a chunk where one ends.
   __device__ void end_tile(int t, bool last) {
     if (!last && (item_.context == 0 || (t + 1) % exact::kChunkTiles != 0)) return;
-    if (has_row_) append_to_row();
+    if (has_row_) append_to_row(row_);
     if (last) {
       store();
       return;
@@ -106,20 +136,47 @@ class Worker {
       row_reference_[r] = chunk_.reference[r];
       row_denominator_[r] = chunk_.denominator[r];
     }
-#pragma unroll
-    for (int b = 0; b < Tile::kBlocks; ++b) {
-      const float(&o)[4] = chunk_.output[b];
-      row_[32 * b] = make_float4(o[0], o[1], o[2], o[3]);
-    }
+    keep(row_);
     has_row_ = true;
-    chunk_.clear();
+  }
+
+  /// After tile t, the last one of a chunk of a team item.
+  __device__ void end_team_chunk(int t, Team<kPad>& team) {
+    team.wait_turn();
+    if (t / exact::kChunkTiles != item_.first_tile / exact::kChunkTiles) {
+      const float4 softmax = *team.softmax();
+      row_reference_[0] = softmax.x;
+      row_reference_[1] = softmax.y;
+      row_denominator_[0] = softmax.z;
+      row_denominator_[1] = softmax.w;
+      append_to_row(team.row());
+    }
+    if (t + 1 == item_.end_tile) {
+      team.pass_turn();
+      store();
+      return;
+    }
+    *team.softmax() =
+        make_float4(chunk_.reference[0], chunk_.reference[1], chunk_.denominator[0], chunk_.denominator[1]);
+    keep(team.row());
+    team.pass_turn();
   }
 
  private:
   __device__ int group() const { return args_.attention.heads / args_.attention.kv_heads; }
 
+  /// The outputs of the chunk become the row's, and a chunk begins.
+  __device__ void keep(float4* row) {
+#pragma unroll
+    for (int b = 0; b < Tile::kBlocks; ++b) {
+      const float(&o)[4] = chunk_.output[b];
+      row[32 * b] = make_float4(o[0], o[1], o[2], o[3]);
+    }
+    chunk_.clear();
+  }
+
   /// Leaves the row with the chunk appended where the chunk was.
-  __device__ void append_to_row() {
+  __device__ void append_to_row(const float4* row) {
     Fold by[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -129,7 +186,7 @@ class Worker {
     }
 #pragma unroll
     for (int b = 0; b < Tile::kBlocks; ++b) {
-      const float4 mine = row_[32 * b];
+      const float4 mine = row[32 * b];
       float(&o)[4] = chunk_.output[b];
       o[0] = fold(mine.x, o[0], by[0]);
       o[1] = fold(mine.y, o[1], by[0]);
@@ -252,10 +309,11 @@ __global__ void __maxnreg__(column_registers(kPad)) columns_kernel(const __grid_
     barrier_init(barriers + 1, 1);
     barrier_init_fence();
   }
-  __syncwarp();
+  Team<kPad> team{shared + warps * args.warp_bytes, warp, warps, lane};
+  if (threadIdx.x == 0) team.start();
+  __syncthreads();
 
-  Feeder feeder(args, own, barriers, warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
-                warps * static_cast<int>(gridDim.x));
+  Feeder feeder(args, own, barriers, warp, warps);
   const Tile<kPad, kExact> tile{own, queries, dim, lane};
   Worker<kPad, kExact> worker(args, tile, queries, row);
   // Plan and settled pages are older than the kernels that may still run.
@@ -289,7 +347,12 @@ __global__ void __maxnreg__(column_registers(kPad)) columns_kernel(const __grid_
     __syncwarp();
     if (feeder.has()) feeder.copy_values();
     feeder.find_blocks();
-    worker.end_tile(at.tile, at.tile + 1 == at.end);
+    const bool ends = at.tile + 1 == at.end;
+    if (!feeder.is_team(at)) {
+      worker.end_tile(at.tile, ends);
+    } else if (ends) {
+      worker.end_team_chunk(at.tile, team);
+    }
     if (!feeder.has()) return;
     if (feeder.place().index != at.index) {
       worker.begin(feeder.place().index);
@@ -303,7 +366,7 @@ template <int kPad, bool kExact>
 void launch(const ColumnsArgs& args, std::int32_t blocks, Stream stream) {
   const std::int32_t dim = args.attention.head_dim;
   const int warps = column_warps(dim);
-  const int bytes = warps * args.warp_bytes;
+  const int bytes = warps * args.warp_bytes + column_team_bytes(kPad);
   const auto kernel = columns_kernel<kPad, kExact>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention memory");
   launch_early({dim3(static_cast<unsigned>(blocks)), 32 * warps, bytes, 1}, stream, kernel, args);

@@ -18,31 +18,45 @@ struct Place {
 /// the next tile's keys arrive while this one's values are used. A warp begins with the item of its own
 /// number and then takes the next that is left. Three loads that depend on each other lie between an item's
 /// number and its pages; they are begun a tile ahead, each while the warp does something else.
+///
+/// Team items come first, each for the block of its number: of their chunks, one after the other through all
+/// of a block's items, each warp has every so-manyth, as if it were an item.
 class Feeder {
  public:
-  __device__ Feeder(const ColumnsArgs& args, std::uint8_t* tile, std::uint64_t* barriers, int first,
-                    int warps)
+  __device__ Feeder(const ColumnsArgs& args, std::uint8_t* tile, std::uint64_t* barriers, int warp, int warps)
       : args_(args),
         tile_(tile),
         barriers_(barriers),
         half_page_(static_cast<std::uint32_t>(page_size(args.attention.head_dim)) / 2),
         total_(args.plan.header->items * args.attention.kv_heads),
+        teams_(args.plan.header->team_items * args.attention.kv_heads),
         warps_(warps),
-        lane_(static_cast<int>(threadIdx.x) % 32) {
-    next_.place.index = first;
-    ahead_ = kTaken;
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        task_(static_cast<int>(blockIdx.x)),
+        turn_(warp) {
+    // Blocks without a team item have others at once.
+    const int blocks = max(static_cast<int>(gridDim.x) - teams_, 0);
+    left_ = teams_ + blocks * warps;
+    if (task_ < teams_) {
+      if (!find_chunk()) next_.place.index = total_;
+    } else {
+      next_.place.index = teams_ + warp * blocks + task_ - teams_;
+      ahead_ = kTaken;
+    }
     start_next();
   }
 
   __device__ bool has() const { return place_.index < total_; }
   __device__ const Place& place() const { return place_; }
+  __device__ bool is_team(const Place& place) const { return place.index < teams_; }
   /// Whether the tile's tokens are all of earlier steps.
   __device__ bool settled() const { return place_.tile < settled_; }
 
   /// Near the end of an item: takes the next one's number.
   __device__ void take() {
     if (ahead_ != kNone || place_.tile + 2 < place_.end) return;
-    if (lane_ == 0) next_.place.index = warps_ + atomicAdd(args_.taken, 1);
+    if (is_team(place_) && find_chunk()) return;
+    if (lane_ == 0) next_.place.index = left_ + atomicAdd(args_.taken, 1);
     ahead_ = kTaken;
   }
   /// Finds that item, and then its first blocks.
@@ -50,11 +64,7 @@ class Feeder {
     if (ahead_ != kTaken) return;
     next_.place.index = __shfl_sync(kAllLanes, next_.place.index, 0);
     if (next_.place.index < total_) {
-      const PlannedItem& item = args_.plan.items()[next_.place.index / args_.attention.kv_heads];
-      next_.place.tile = item.first_tile;
-      next_.place.end = item.end_tile;
-      next_.block = item.block;
-      next_.settled = item.settled_tiles;
+      find(args_.plan.items()[next_.place.index / args_.attention.kv_heads]);
     }
     ahead_ = kFound;
   }
@@ -77,6 +87,32 @@ class Feeder {
   __device__ void copy_values() const { copy(1); }
 
  private:
+  __device__ void find(const PlannedItem& item) {
+    next_.place.tile = item.first_tile;
+    next_.place.end = item.end_tile;
+    next_.block = item.block;
+    next_.settled = item.settled_tiles;
+  }
+  /// The warp's next chunk of the block's team items, if there is one.
+  __device__ bool find_chunk() {
+    for (; task_ < teams_; task_ += static_cast<int>(gridDim.x)) {
+      const PlannedItem& item = args_.plan.items()[task_ / args_.attention.kv_heads];
+      const int first = item.first_tile / exact::kChunkTiles;
+      const int chunks = (item.end_tile + exact::kChunkTiles - 1) / exact::kChunkTiles - first;
+      if (turn_ < chunks) {
+        find(item);
+        next_.place.index = task_;
+        next_.place.tile = max(next_.place.tile, (first + turn_) * exact::kChunkTiles);
+        next_.place.end = min(next_.place.end, (first + turn_ + 1) * exact::kChunkTiles);
+        turn_ += warps_;
+        ahead_ = kFound;
+        return true;
+      }
+      turn_ -= chunks;
+    }
+    return false;
+  }
+
   static constexpr int kWindow = 32 / exact::kTilePages;  // tiles whose blocks are read at once, a lane each
   enum Ahead { kNone, kTaken, kFound, kReady };
   struct Next {
@@ -132,8 +168,12 @@ class Feeder {
   std::uint64_t* barriers_;
   std::uint32_t half_page_;
   int total_;
-  int warps_;
+  int teams_;  ///< of team items and heads
+  int left_;   ///< the first that no warp begins with
+  int warps_;  ///< of the block
   int lane_;
+  int task_;  ///< the block's team item, by its number
+  int turn_;  ///< of its chunks the warp's next one
   Place place_{};
   int settled_ = 0;
   int block_ = 0;

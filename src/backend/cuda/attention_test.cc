@@ -175,6 +175,22 @@ TEST_F(CudaAttention, EqualsScalarWhereItemsMakeAllResults) {
   }
 }
 
+TEST_F(CudaAttention, EqualsScalarWhereTheWarpsOfABlockShareRows) {
+  for (const HeadShape shape : {HeadShape{4, 1, 128}, HeadShape{2, 2, 64}, HeadShape{4, 1, 256}}) {
+    for (const std::int32_t window : {0, 4500}) {
+      std::vector<SequenceSpec> specs;
+      for (std::int32_t s = 0; s < 3; ++s) {
+        specs.push_back({.owner = static_cast<std::uint64_t>(10 + s),
+                         .anchor_set = static_cast<std::uint64_t>(100 + s),
+                         .anchor_tokens = s == 2 ? 70 : 0,
+                         .first_position = 3000 + 2900 * s,
+                         .queries = 1 + s % 2});
+      }
+      expect_scalar(shape, window, specs, 13);
+    }
+  }
+}
+
 TEST_F(CudaAttention, EqualsScalarOnABatchWithSharedAnchors) {
   for (const std::int32_t anchors : {0, 128, 200}) {
     std::vector<SequenceSpec> specs;

@@ -55,7 +55,9 @@ class Planner {
       for (const Row& row : cut->rows) add_context(*cut, row);
     }
     add_anchors();
+    sort(team_items_);
     sort(few_.items);
+    few_.items.insert(few_.items.begin(), team_items_.begin(), team_items_.end());
     sort(many_.items);
     return pack();
   }
@@ -74,6 +76,7 @@ class Planner {
     std::int32_t chunks_from;
     std::int32_t tiles_from;
     bool result = false;  ///< nothing is left to fold: an item makes the result
+    bool team = false;    ///< the first part is for all warps of a block
 
     bool whole() const { return chunks_from == range.end_chunk(); }
     std::int32_t tiles_after(std::int32_t chunk) const {
@@ -148,15 +151,16 @@ class Planner {
     const std::int64_t fair = few_.tiles() * kv_heads / warps();
     const std::int64_t longest = 17 * fair / 20 / kChunkTiles * kChunkTiles;
     std::int64_t whole_rows = 0;
+    for (const Row& row : few_.rows) whole_rows += row.range.count() <= longest ? 1 : 0;
+    const std::int64_t team = team_tiles((std::ssize(few_.rows) - whole_rows) * kv_heads, 17 * fair / 20);
     for (Row& row : few_.rows) {
-      if (row.range.count() <= longest) {
-        ++whole_rows;
-        continue;
-      }
+      if (row.range.count() <= longest) continue;
+      row.team = team > 0;
       // A piece of two chunks saves a state, one of a single chunk nothing.
-      const std::int32_t chunks =
-          longest < 2 * kChunkTiles ? 0 : static_cast<std::int32_t>(longest) / kChunkTiles;
-      row.chunks_from = std::max(row.range.first_chunk() + chunks, row.range.end_chunk() - most_parts(row));
+      const std::int64_t tiles = row.team ? team : longest < 2 * kChunkTiles ? 0 : longest;
+      const std::int32_t from = row.range.first_chunk() + static_cast<std::int32_t>(tiles) / kChunkTiles;
+      row.chunks_from =
+          std::min(std::max(from, row.range.end_chunk() - most_parts(row)), row.range.end_chunk());
     }
     cut_last_rows((last_round(whole_rows * kv_heads) + kv_heads - 1) / kv_heads);
 
@@ -165,6 +169,17 @@ class Planner {
     const std::int64_t chunks = (tiles * kv_heads + kChunkTiles - 1) / kChunkTiles;
     cut_last_chunks(chunks < warps() ? last_round(chunks) : warps() / 8);
     for (Row& row : few_.rows) row.result = row.whole() && is_alone(row);
+  }
+
+  /// How long a first part is where a block's warps work on it together: of `rows` rows each block has at
+  /// most `rounds`. 0 where that does not make the parts longer, gives no warp several chunks, or would be
+  /// for few blocks.
+  std::int64_t team_tiles(std::int64_t rows, std::int64_t tiles_of_warp) const {
+    const std::int64_t members = column_warps(shape_.head_dim);
+    const std::int64_t rounds = (rows + shape_.multiprocessors - 1) / shape_.multiprocessors;
+    if (2 * rows < shape_.multiprocessors || rounds >= members) return 0;
+    const std::int64_t tiles = tiles_of_warp * members / rounds / kChunkTiles * kChunkTiles;
+    return tiles >= 2 * members * kChunkTiles ? tiles : 0;
   }
 
   /// Cuts the shortest `count` whole rows into chunks.
@@ -178,6 +193,7 @@ class Planner {
     for (std::int64_t i = 0; i < count; ++i) {
       Row& row = *whole[static_cast<std::size_t>(i)];
       row.chunks_from = row.range.first_chunk();
+      row.team = false;
     }
   }
 
@@ -234,12 +250,14 @@ class Planner {
     std::int32_t whole_parts = 0;
     std::int32_t tile_parts = 0;
     const auto add = [&](std::int32_t first, std::int32_t end, std::int32_t& parts) {
-      cut.items.push_back({row.slot, row.queries, block, first, end, states_, 1, settled});
+      auto& items = row.team && first == range.first ? team_items_ : cut.items;
+      items.push_back({row.slot, row.queries, block, first, end, states_, 1, settled});
       states_ += row.queries;
       ++parts;
     };
     if (row.result) {
-      cut.items.push_back({row.slot, row.queries, block, range.first, range.end, -1, 1, settled});
+      auto& items = row.team ? team_items_ : cut.items;
+      items.push_back({row.slot, row.queries, block, range.first, range.end, -1, 1, settled});
       whole_parts = -1;
     } else {
       const auto tile_of = [&](std::int32_t chunk) {
@@ -345,6 +363,7 @@ class Planner {
     header.items = work.items;
     header.row_items = work.row_items;
     header.queries = static_cast<std::int32_t>(queries_.size());
+    header.team_items = static_cast<std::int32_t>(team_items_.size());
     header.to_fold = static_cast<std::int32_t>(to_fold);
     append(work, queries_);
     work.items_at = append(work, few_.items);
@@ -359,6 +378,7 @@ class Planner {
   std::int32_t group_;
   Cut few_;
   Cut many_;
+  std::vector<PlannedItem> team_items_;
   std::int32_t states_ = 0;
   std::vector<PlannedQuery> queries_;
   std::vector<std::int32_t> first_block_;

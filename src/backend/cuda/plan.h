@@ -67,9 +67,9 @@ struct PlanHeader {
   std::int32_t queries;
   std::int32_t row_items_at;
   std::int32_t blocks_at;
-  std::int32_t to_fold;  ///< queries up to the last one that an item does not make the result of
-  std::int32_t reserved;
-  std::int32_t taken;  ///< items that warps have come back for; 0 between launches
+  std::int32_t to_fold;     ///< queries up to the last one that no item makes the result of
+  std::int32_t team_items;  ///< the first of the items: the warps of a block share each, chunk by chunk
+  std::int32_t taken;       ///< items that warps have come back for; 0 between launches
 };
 static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedQuery) % 16 == 0 &&
               sizeof(PlannedItem) % 16 == 0);

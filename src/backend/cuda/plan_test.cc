@@ -309,6 +309,25 @@ Items count_items(const AttentionWork& work) {
   return items;
 }
 
+/// Of the plan of a decode step, the items that the warps of a block share.
+std::vector<PlannedItem> team_items_of(std::int32_t count, std::int32_t position, const PlanShape& shape) {
+  std::vector<std::vector<std::int32_t>> tables;
+  const AttentionWork work = plan_attention_work(decode_step(count, position, 0, tables), shape);
+  std::vector<PlannedItem> items = items_of(work);
+  items.resize(static_cast<std::size_t>(header_of(work).team_items));
+  return items;
+}
+
+TEST(CudaPlan, WarpsShareRowsThatAreAboutAsManyAsBlocks) {
+  const PlanShape shape{32, 8, 128, 0, 132};
+  const std::vector<PlannedItem> team = team_items_of(16, 32768, shape);
+  EXPECT_EQ(team.size(), 16U);
+  for (const PlannedItem& item : team) EXPECT_GT(item.end_tile, 200);
+  EXPECT_TRUE(team_items_of(1, 131072, shape).empty());
+  EXPECT_TRUE(team_items_of(64, 8192, shape).empty());
+  EXPECT_TRUE(team_items_of(256, 1024, shape).empty());
+}
+
 TEST(CudaPlan, QueriesThatShareAnchorsShareItems) {
   std::vector<std::vector<std::int32_t>> tables;
   const auto sequences = decode_step(64, 140, 128, tables);
