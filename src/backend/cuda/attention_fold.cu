@@ -2,7 +2,7 @@
 
 #include "backend/cuda/attention_columns.cuh"
 #include "backend/cuda/attention_fold_rounds.cuh"
-#include "backend/cuda/bulk_copy.cuh"
+#include "backend/cuda/barrier.cuh"
 #include "backend/cuda/launch.cuh"
 
 /// The fold of partial states to results, by so few blocks that all of them start beside the kernel before

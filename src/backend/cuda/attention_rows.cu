@@ -1,7 +1,6 @@
 #include "backend/cuda/attention_rows.h"
 #include "backend/cuda/attention_rows_stages.cuh"
 #include "backend/cuda/attention_wgmma.cuh"
-#include "backend/cuda/bulk_copy.cuh"
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/wgmma.cuh"
 
@@ -74,7 +73,7 @@ class Consumer {
     }
     store(task);
     __syncwarp();
-    if (elected()) arrive(shared_.info_empty(count_));
+    if (elected()) barrier_arrive(shared_.info_empty(count_));
     ++count_;
   }
 
@@ -109,7 +108,7 @@ class Consumer {
 
   /// The rows of a new task.
   __device__ void start(const RowsTask& task) {
-    wait_for(shared_.queries_full(), count_ % 2);
+    barrier_wait(shared_.queries_full(), count_ % 2);
     SeenRange all{0, 0x7FFFFFFF};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -167,7 +166,7 @@ class Consumer {
     release_unit();
     const std::int32_t start = t * kTile;
     if (start < __float_as_int(all.x) || start + kTile > __float_as_int(all.y)) hide_unseen(start, scores);
-    if (last && elected()) arrive(shared_.queries_empty());
+    if (last && elected()) barrier_arrive(shared_.queries_empty());
 
     std::int32_t largest[2];
     std::uint32_t weights[kWeightWords];
@@ -221,9 +220,9 @@ class Consumer {
     wgmma_commit();
   }
 
-  __device__ void wait_unit() const { wait_for(shared_.full(turn_.slot), turn_.parity); }
+  __device__ void wait_unit() const { barrier_wait(shared_.full(turn_.slot), turn_.parity); }
   __device__ void release_unit() {
-    if (elected()) arrive(shared_.empty(turn_.slot));
+    if (elected()) barrier_arrive(shared_.empty(turn_.slot));
     turn_.next();
   }
 
@@ -361,12 +360,12 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < S::kUnits; ++slot) {
-      start_barrier(shared.full(slot), 1);
-      start_barrier(shared.empty(slot), S::kConsumers / 32);
+      barrier_init(shared.full(slot), 1);
+      barrier_init(shared.empty(slot), S::kConsumers / 32);
     }
-    start_barrier(shared.queries_full(), 1);
-    start_barrier(shared.queries_empty(), S::kConsumers / 32);
-    for (std::uint32_t task = 0; task < 2; ++task) start_barrier(shared.info_empty(task), S::kConsumers / 32);
+    barrier_init(shared.queries_full(), 1);
+    barrier_init(shared.queries_empty(), S::kConsumers / 32);
+    for (std::uint32_t task = 0; task < 2; ++task) barrier_init(shared.info_empty(task), S::kConsumers / 32);
     barrier_init_fence();
   }
   __syncthreads();

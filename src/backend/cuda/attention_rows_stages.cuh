@@ -6,6 +6,7 @@
 
 #include "backend/cuda/attention_rows.cuh"
 #include "backend/cuda/attention_rows.h"
+#include "backend/cuda/barrier.cuh"
 
 /// What a block of row items has in shared memory, and the warps that bring it there: one the keys and values
 /// of one tile after the other through a ring of units, one the queries of an item and what is to be known of
@@ -75,23 +76,6 @@ struct RowsInfo {
   __device__ std::uint32_t token(int row) const { return sink_value(S::kPad) + 4 * row; }
 };
 
-__device__ __forceinline__ void start_barrier(std::uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void wait_for(std::uint32_t barrier, std::uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-__device__ __forceinline__ void arrive(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
 /// Makes the phase wait for `bytes` bytes of copies.
 __device__ __forceinline__ void expect(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -234,11 +218,11 @@ __device__ void produce_queries(const RowsArgs& args, const CUtensorMap* map, Ro
   RowsTask task;
   for (std::uint32_t n = 0; tasks.next(args, task); ++n) {
     const RowsInfo<S> info{shared.info(n)};
-    wait_for(shared.info_empty(n), n / 2 % 2 ^ 1U);
+    barrier_wait(shared.info_empty(n), n / 2 % 2 ^ 1U);
     tell_rows<S>(args, info, task);
     if (task.item.state < 0) tell_sink<S>(args, info, task);
     __syncwarp();
-    wait_for(shared.queries_empty(), n % 2 ^ 1U);
+    barrier_wait(shared.queries_empty(), n % 2 ^ 1U);
     if (lane == 0) expect(shared.queries_full(), task.item.queries * group * 128);
     __syncwarp();
     for (int query = lane; query < task.item.queries; query += 32) {
@@ -247,7 +231,7 @@ __device__ void produce_queries(const RowsArgs& args, const CUtensorMap* map, Ro
                  shared.queries_full());
     }
     __syncwarp();
-    if (lane == 0) arrive(shared.queries_full());
+    if (lane == 0) barrier_arrive(shared.queries_full());
   }
 }
 
@@ -272,14 +256,14 @@ __device__ void produce_units(const RowsArgs& args, const RowsMaps& maps, RowsSh
       if (lane == 0) {
         const std::uint32_t to = shared.unit(turn.slot);
         const std::uint32_t full = shared.full(turn.slot);
-        wait_for(shared.empty(turn.slot), turn.parity ^ 1U);
+        barrier_wait(shared.empty(turn.slot), turn.parity ^ 1U);
         expect(full, S::kUnitBytes);
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
           copy_page(to + p * S::kUnitBytes / 2, unit % 2 == 0 ? &maps.keys : &maps.values,
                     {0, 0, task.kv_head, pages[p]}, full);
         }
-        arrive(full);
+        barrier_arrive(full);
       }
       __syncwarp();
       turn.next();
