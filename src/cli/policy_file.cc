@@ -7,7 +7,6 @@
 namespace fieldprint::cli {
 namespace {
 
-using anchor::Role;
 using Json = nlohmann::json;
 
 Error malformed(std::string_view what) { return caller_error(fmt::format("malformed policy: {}", what)); }
