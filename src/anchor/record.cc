@@ -147,10 +147,10 @@ Status read_map(CborReader& r, const ReadValue& read_value) {
   return {};
 }
 
-Status read_array(CborReader& r, std::int64_t most, const std::function<Status(std::size_t)>& read_item) {
+Status read_array(CborReader& r, std::size_t most, const std::function<Status(std::size_t)>& read_item) {
   auto count = r.array();
   if (!count) return count.error();
-  if (std::cmp_greater(*count, most)) return caller_error(fmt::format("more than {} entries", most));
+  if (*count > most) return caller_error(fmt::format("more than {} entries", most));
   for (std::size_t i = 0; i < *count; ++i) {
     if (Status status = read_item(i); !status) return status;
   }
