@@ -59,6 +59,10 @@ inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
 inline constexpr std::int64_t kMaxReceiptId = 128;  ///< bytes of a receipt's name
 inline constexpr std::int64_t kMaxCanonVersionBytes = 64;
 inline constexpr std::int64_t kMaxStopStringBytes = 4096;
+inline constexpr std::int64_t kMaxInputs = 1024;  ///< tool results and memories that entered a context
+inline constexpr std::int64_t kMaxVerdictCommits = 1024;  ///< that one verdict is about
+inline constexpr std::int64_t kMaxVerdictReasonBytes = 4096;
+inline constexpr std::int64_t kMaxBackendNameBytes = 64;
 
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;
