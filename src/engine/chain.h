@@ -26,9 +26,10 @@ using Sealed = std::variant<SealedPrompt, SealedSegment, SealedAnswer>;
 
 /// A history to compute again, and what it must give.
 struct History {
-  commit::Body body;         ///< tokens, settings, and the blocks that the trajectory has stated
-  std::size_t outputs = 0;   ///< so many of the body's output tokens are stated; one that follows has no meaning
-  bool has_mass = false;     ///< the anchors' mass is stated
+  commit::Body body;  ///< tokens, settings, and the blocks that the trajectory has stated
+  std::size_t outputs =
+      0;                  ///< so many of the body's output tokens are stated; one that follows has no meaning
+  bool has_mass = false;  ///< the anchors' mass is stated
 };
 
 /// Makes the records of one trajectory, in the order of its commits.

@@ -75,7 +75,8 @@ void Engine::seal_commits(Sequence& sequence) {
     const Mark mark{cache_.moment(), hash.finish()};
     if (trail.next < trail.sealed) {
       Mark& before = trail.marks[static_cast<std::size_t>(trail.next - trail.checked)];
-      if (before.digest != mark.digest) return diverge(sequence, trail.next, "its KV is other than it stated");
+      if (before.digest != mark.digest)
+        return diverge(sequence, trail.next, "its KV is other than it stated");
       before = mark;
       ++trail.next;
       continue;

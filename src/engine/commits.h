@@ -41,8 +41,8 @@ struct News {
   std::vector<EffectNews> effects;
 };
 
-/// Where an engine's commits go, and what it hears of them. The engine's thread calls it and never waits for a
-/// disk in it. A trajectory is named by its sequence; its commits count from 0: the prompt, each block of
+/// Where an engine's commits go, and what it hears of them. The engine's thread calls it and never waits for
+/// a disk in it. A trajectory is named by its sequence; its commits count from 0: the prompt, each block of
 /// context that generation fills, the answer.
 class Commits {
  public:

@@ -28,8 +28,8 @@ Status check(const Options& options) {
     return refuse("the step's token budget", options.step_tokens, bounds::kMaxStepTokens);
   }
   if (!(options.scrub_share >= 0 && options.scrub_share <= 1)) {
-    return caller_error(fmt::format("the scrubber's share of the time is {}, but must be from 0 to 1",
-                                    options.scrub_share));
+    return caller_error(
+        fmt::format("the scrubber's share of the time is {}, but must be from 0 to 1", options.scrub_share));
   }
   return {};
 }
@@ -76,8 +76,7 @@ Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& token
       commits_(commits == nullptr ? no_commits_ : *commits),
       model_(file, backend, options.step_tokens, options.max_batch),
       pool_(std::move(pool)),
-      cache_(pool_,
-             options.hash_pages ? kv::backend_page_hasher(backend, pool_) : no_page_hasher(pool_),
+      cache_(pool_, options.hash_pages ? kv::backend_page_hasher(backend, pool_) : no_page_hasher(pool_),
              options.prefix_cache),
       scrubber_(cache_, options.hash_pages ? options.scrub_share : 0),
       root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}

@@ -41,10 +41,10 @@ struct Validation {
   std::int32_t reexecuted = 0;  ///< commits that another backend computed again
 };
 
-/// What the caller hears of its requests, from within step(). An answer that is recorded is finished, recorded
-/// and validated, in this order where its text is not held; until it is validated it is provisional, and may
-/// still fail. Where its text is held, `text` and `finished` come when their tokens are validated, `finished`
-/// directly before `validated`.
+/// What the caller hears of its requests, from within step(). An answer that is recorded is finished,
+/// recorded and validated, in this order where its text is not held; until it is validated it is provisional,
+/// and may still fail. Where its text is held, `text` and `finished` come when their tokens are validated,
+/// `finished` directly before `validated`.
 struct Events {
   /// A token was generated.
   std::function<void(core::SequenceId)> token{};
@@ -74,16 +74,16 @@ struct EngineStats {
 ///
 /// With `commits`, every trajectory is recorded while it is generated, and validated behind that.
 ///
-/// Damaged pages. A page of a resident block that no longer has its digest was damaged after the block was last
-/// good, so everything computed since then by a sequence that holds it is suspect: its commits sealed after
-/// that moment, and its tokens after those. The block is dropped, with all that was computed after it, and the
-/// sequences that hold it compute their tokens again, from what is left in the cache. The suspect tokens are
-/// given back one by one: each must be the model's choice again, and each block that they fill must get the
-/// digest that its commit states; then nothing has happened but time. At the first difference the commit that
-/// states it is refuted and the trajectory stops with the commits before it. Text of suspect tokens may have
-/// been given out, and stands if the tokens do. Blocks that a table gives up are checked first, so that
-/// commits before a preemption depend on no page after it. Pages damaged between being written and being
-/// full and hashed are found by computing again alone.
+/// Damaged pages. A page of a resident block that no longer has its digest was damaged after the block was
+/// last good, so everything computed since then by a sequence that holds it is suspect: its commits sealed
+/// after that moment, and its tokens after those. The block is dropped, with all that was computed after it,
+/// and the sequences that hold it compute their tokens again, from what is left in the cache. The suspect
+/// tokens are given back one by one: each must be the model's choice again, and each block that they fill
+/// must get the digest that its commit states; then nothing has happened but time. At the first difference
+/// the commit that states it is refuted and the trajectory stops with the commits before it. Text of suspect
+/// tokens may have been given out, and stands if the tokens do. Blocks that a table gives up are checked
+/// first, so that commits before a preemption depend on no page after it. Pages damaged between being written
+/// and being full and hashed are found by computing again alone.
 class Engine {
  public:
   /// Model file, tokenizer, backend and commits must outlive the engine; without `commits` nothing is
@@ -98,10 +98,11 @@ class Engine {
   Result<core::SequenceId> submit(core::Request request);
   /// Drops a request, wherever it stands; no event follows. Events may call it, of any request.
   void cancel(core::SequenceId id);
-  /// Asks whether an external effect of the sequence may leave: when all tokens that it has so far are covered
-  /// by commits that are validated, and no anchor that it is bound to was revoked. Tokens are covered when they
-  /// fill a block or the answer ends, so the outcome of an effect asked for in the middle of a block waits for
-  /// that. `outcome` is called once, from within step(). A sequence that is not there is the caller's error.
+  /// Asks whether an external effect of the sequence may leave: when all tokens that it has so far are
+  /// covered by commits that are validated, and no anchor that it is bound to was revoked. Tokens are covered
+  /// when they fill a block or the answer ends, so the outcome of an effect asked for in the middle of a
+  /// block waits for that. `outcome` is called once, from within step(). A sequence that is not there is the
+  /// caller's error.
   Status request_effect(core::SequenceId id, std::function<void(const EffectOutcome&)> outcome);
   /// Computes one batch. False when there is nothing left to do or to wait for.
   bool step();
@@ -112,6 +113,7 @@ class Engine {
   std::vector<std::uint8_t> kv_bytes(core::SequenceId id) const;
 
  private:
+  friend struct EngineProbe;  // tests damage pages through it
   Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer, backend::Backend& backend,
          const Options& options, Events events, Commits* commits, kv::BlockPool pool);
 

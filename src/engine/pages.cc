@@ -20,8 +20,8 @@ std::int64_t blocks_of(const Sequence& sequence, std::int32_t commit) {
 
 }  // namespace
 
-/// Pages of those that somebody waits for: a held text, an effect, or the sequence itself, which has run as far
-/// ahead as it may.
+/// Pages of those that somebody waits for: a held text, an effect, or the sequence itself, which has run as
+/// far ahead as it may.
 void Engine::check_awaited_pages() {
   std::vector<core::SequenceId> awaited;
   for (const auto& [id, sequence] : sequences_) {
@@ -37,8 +37,7 @@ bool Engine::check_pages(Sequence& sequence) {
   const Trail& trail = sequence.trail;
   if (trail.checked == trail.next) return true;
   const std::uint64_t sealed = trail.marks[static_cast<std::size_t>(trail.next - 1 - trail.checked)].moment;
-  const std::int64_t blocks =
-      std::min(blocks_of(sequence, trail.next - 1), sequence.table.sealed_blocks());
+  const std::int64_t blocks = std::min(blocks_of(sequence, trail.next - 1), sequence.table.sealed_blocks());
   for (std::int64_t i = 0; i < blocks; ++i) {
     const kv::BlockId block = sequence.table.blocks()[static_cast<std::size_t>(i)];
     if (cache_.good_at(block) > sealed || cache_.intact(block)) continue;

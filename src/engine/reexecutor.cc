@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kLowestPriority = 19;
 
-/// Of the calling thread: Linux keeps a nice value for each. A refusal changes how fast others run, no result.
+/// Of the calling thread: Linux keeps a nice value for each. A refusal changes how fast others run, no
+/// result.
 void give_way() {
   (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), kLowestPriority);
 }

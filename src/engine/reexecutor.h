@@ -15,7 +15,8 @@
 
 namespace fieldprint::engine {
 
-/// The CPU backend that shares the least with the one called `name`: sampled commits are computed again there.
+/// The CPU backend that shares the least with the one called `name`: sampled commits are computed again
+/// there.
 std::string other_backend(std::string_view name);
 
 /// Refuted, with the first difference, if the model gives anything else for the history than it states.
@@ -33,7 +34,6 @@ class Reexecutor {
   Reexecutor(const Reexecutor&) = delete;
   Reexecutor& operator=(const Reexecutor&) = delete;
 
-  std::string name() const { return std::string(backend_->name()); }
   void add(commit::Protocol::Commit commit, History history);
 
  private:
@@ -48,7 +48,7 @@ class Reexecutor {
   Done done_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Job> jobs_;   // guarded by mutex_, as is stop_
+  std::deque<Job> jobs_;  // guarded by mutex_, as is stop_
   bool stop_ = false;
   std::thread thread_;
 };

@@ -32,7 +32,7 @@ struct Trail {
   std::int32_t validated = 0;
   std::int32_t verdicts = 0;
   std::int32_t reexecuted = 0;
-  std::deque<Mark> marks;  ///< of commits [checked, sealed)
+  std::deque<Mark> marks;    ///< of commits [checked, sealed)
   std::int32_t effects = 0;  ///< that wait for commits
   /// Sums of the anchors' mass before the first token of each block since commit `checked`, by the number of
   /// output tokens in them.
@@ -89,7 +89,8 @@ struct Sequence {
 
   /// The commit that covers the token at a position.
   std::int32_t commit_of(std::int64_t position) const;
-  /// Of the first `commits` commits without the answer's: output tokens that they cover, blocks that they hold.
+  /// Of the first `commits` commits without the answer's: output tokens that they cover, blocks that they
+  /// hold.
   std::int64_t outputs_in(std::int32_t commits) const;
   std::int64_t blocks_in(std::int32_t commits) const;
   /// Of blocks of the table, which are sealed.

@@ -69,8 +69,8 @@ scheduler::SequenceView Engine::view(const Sequence& sequence) const {
 /// The last token is always computed: its logits are what the step is for.
 void Engine::await_admission(Sequence& sequence) {
   const std::span<const std::int32_t> known = sequence.known();
-  sequence.prefix_keys = kv::chain_keys(root_, sequence.request.layout, sequence.table.odds(),
-                                        known.first(known.size() - 1));
+  sequence.prefix_keys =
+      kv::chain_keys(root_, sequence.request.layout, sequence.table.odds(), known.first(known.size() - 1));
 }
 
 /// Waiting sequences that may be admitted now. Of those that wait for the same anchors only the first goes

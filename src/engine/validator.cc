@@ -35,11 +35,19 @@ void Validator::reexecuted(Commit commit, const std::string& backend) {
   if (found == trajectories_.end()) return;
   Life& life = found->second;
   const std::int32_t index = commit.number - life.first;
-  CHECK(index >= 0 && index < static_cast<std::int32_t>(life.checks.size()),
-        "commit {} of trajectory {} awaits no verdict", commit.number, commit.trajectory);
+  CHECK(index >= 0, "commit {} of trajectory {} had its verdict", commit.number, commit.trajectory);
+  if (index >= static_cast<std::int32_t>(life.checks.size())) return;
   Check& check = life.checks[static_cast<std::size_t>(index)];
   check.reexecuted = true;
   check.backend = backend;
+}
+
+void Validator::cut(Commit commit) {
+  const auto found = trajectories_.find(commit.trajectory);
+  if (found == trajectories_.end()) return;
+  Life& life = found->second;
+  const auto kept = static_cast<std::size_t>(std::max(commit.number - life.first, 0));
+  if (life.checks.size() > kept) life.checks.resize(kept);
 }
 
 bool Validator::Life::due() const {
@@ -55,8 +63,7 @@ std::vector<Verdict> Validator::take_due() {
   for (auto& [trajectory, life] : trajectories_) {
     for (; life.due(); ++life.first) {
       Check& check = life.checks.front();
-      verdicts.push_back(
-          {{trajectory, life.first}, check.leaf, life.blocks, std::move(check.backend)});
+      verdicts.push_back({{trajectory, life.first}, check.leaf, life.blocks, std::move(check.backend)});
       life.checks.erase(life.checks.begin());
     }
   }

@@ -14,7 +14,7 @@ namespace fieldprint::engine {
 struct Verdict {
   commit::Protocol::Commit commit;
   Digest leaf{};
-  std::int64_t blocks = 0;     ///< hashed again for it
+  std::int64_t blocks = 0;    ///< hashed again for it
   std::string reexecuted_on;  ///< empty: it was not among the sampled ones
 };
 
@@ -26,8 +26,8 @@ class Validator {
   using Trajectory = commit::Protocol::Trajectory;
   using Commit = commit::Protocol::Commit;
 
-  /// A share of 0 … 1 of the commits is sampled, by hashes of their leaves and `salt`, which nobody else knows:
-  /// the same for the same salt, and not to be foreseen by whoever makes the commits.
+  /// A share of 0 … 1 of the commits is sampled, by hashes of their leaves and `salt`, which nobody else
+  /// knows: the same for the same salt, and not to be foreseen by whoever makes the commits.
   Validator(double share, const Digest& salt) : share_(share), salt_(salt) {}
 
   bool samples(const Digest& leaf) const;
@@ -36,11 +36,11 @@ class Validator {
   void durable(Commit commit, const Digest& leaf);
   /// `blocks` blocks, all that the first `commits` hold, had their digests after those were sealed.
   void pages_checked(Trajectory trajectory, std::int32_t commits, std::int64_t blocks);
-  /// A sampled commit is good; an empty name says that it could not be computed again.
+  /// A sampled commit is good, or was cut off; an empty name says that it could not be computed again.
   void reexecuted(Commit commit, const std::string& backend);
-  /// Nothing of the trajectory gets a verdict any more.
+  /// The commit and those after it get no verdict here any more.
+  void cut(Commit commit);
   void forget(Trajectory trajectory) { trajectories_.erase(trajectory); }
-  void clear() { trajectories_.clear(); }
 
   bool due() const;
   /// The verdicts that are due, which are forgotten here.
