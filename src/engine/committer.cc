@@ -190,7 +190,10 @@ void Committer::refute_commit(Commit commit, const std::string& reason) {
 void Committer::stop(Commit first, Life& life, Error error) {
   const std::int32_t sealed =
       protocol_.known(first.trajectory) ? protocol_.sealed(first.trajectory) : first.number;
-  if (first.number < sealed) refusals_.push_back({first, sealed, error.message});
+  if (first.number < sealed) {
+    refusals_.push_back({first, error.message});
+    wake_.notify_one();
+  }
   validator_.cut(first);
   if (life.stopped) return;
   life.stopped = true;
@@ -207,13 +210,13 @@ void Committer::heed_anchors() {
     if (protocol_.revoked(anchor)) continue;
     const Status status = anchors_.in_force(anchor, now());
     if (status) continue;
-    std::vector<std::pair<Commit, std::int32_t>> concerned;
-    for (auto& [id, life] : lives_) {
+    std::vector<Commit> concerned;
+    for (const auto& [id, life] : lives_) {
       if (!protocol_.known(id) || std::ranges::find(life.anchors, anchor) == life.anchors.end()) continue;
-      concerned.push_back({{id, protocol_.validated(id)}, protocol_.sealed(id)});
+      concerned.push_back({id, protocol_.validated(id)});
     }
     protocol_.revoke(anchor, status.error().message);
-    for (const auto& [first, sealed] : concerned) {
+    for (const Commit& first : concerned) {
       Life& life = lives_.at(first.trajectory);
       life.waiting.clear();
       stop(first, life, refuted(status.error().message));

@@ -103,10 +103,9 @@ class Committer final : public Commits {
     std::shared_ptr<Chain> chain;
     Sealed sealed;
   };
-  /// Commits from `first` on, of which so many were sealed, are bad.
+  /// The commits from `first` on that were sealed are bad.
   struct Refusal {
     Commit first;
-    std::int32_t sealed = 0;
     std::string reason;
     std::vector<Digest> leaves = {};
   };
