@@ -83,6 +83,7 @@ Status Committer::open(core::SequenceId id, const core::Request& request) {
   if (!protocol_.open(id, request.anchors)) return refuted("an anchor of the request was revoked");
   Life& life = lives_[id];
   life.anchors = request.anchors;
+  for (const Digest& anchor : life.anchors) ++bound_[anchor];
   life.impatient = request.hold_text;
   life.chain = std::make_shared<Chain>(std::move(origin), request);
   life.news.id = id;
@@ -143,6 +144,9 @@ void Committer::end(core::SequenceId id) {
 void Committer::forget_if_over(core::SequenceId id) {
   const Life& life = lives_.at(id);
   if (!life.ended || protocol_.known(id) || !life.gates.empty()) return;
+  for (const Digest& anchor : life.anchors) {
+    if (--bound_[anchor] == 0) bound_.erase(anchor);
+  }
   validator_.forget(id);
   told_next_.erase(id);
   lives_.erase(id);
@@ -204,9 +208,7 @@ void Committer::stop(Commit first, Life& life, Error error) {
 
 /// Revokes what is not in force any more.
 void Committer::heed_anchors() {
-  std::set<Digest> bound;
-  for (const auto& [id, life] : lives_) bound.insert(life.anchors.begin(), life.anchors.end());
-  for (const Digest& anchor : bound) {
+  for (const auto& [anchor, bindings] : bound_) {
     if (protocol_.revoked(anchor)) continue;
     const Status status = anchors_.in_force(anchor, now());
     if (status) continue;

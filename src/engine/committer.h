@@ -158,6 +158,7 @@ class Committer final : public Commits {
   commit::Protocol protocol_;
   Validator validator_;
   std::map<core::SequenceId, Life> lives_;
+  std::map<Digest, std::int64_t> bound_;      ///< anchors, and how many trajectories they are a cause of
   std::set<core::SequenceId> told_next_;  ///< of whom there is news
   std::deque<Queued> queue_;
   std::vector<Refusal> refusals_;

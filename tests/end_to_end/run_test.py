@@ -12,7 +12,7 @@ from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, mo
 POLICY = "You are a courteous guide. Answer in one short sentence.\n"
 QUESTIONS = ["What is the capital of France?", "Name a colour of the rainbow.", "Write two lines about the sea."]
 ANSWER_KEYS = {"id", "text", "token_ids", "finish_reason", "receipt", "output_digest", "kv_digest", "anchor_mass",
-               "usage", "timing"}
+               "usage", "timing", "validated", "commits", "verdicts", "reexecuted"}
 
 
 def prompt_lines(count=3, **settings):
