@@ -11,7 +11,7 @@ Chain::Chain(commit::Origin origin, core::Request request)
 
 Result<commit::Bytes> Chain::next(const Sealed& sealed) {
   auto leaf = std::visit([this](const auto& commit) { return encode(commit); }, sealed);
-  if (leaf) head_ = ledger::leaf_hash(*leaf);
+  if (leaf) leaves_.push_back(ledger::leaf_hash(*leaf));
   return leaf;
 }
 
@@ -24,12 +24,12 @@ Result<commit::Bytes> Chain::encode(const SealedSegment& segment) {
   const auto first = static_cast<std::int32_t>(output_.size());
   output_.insert(output_.end(), segment.tokens.begin(), segment.tokens.end());
   blocks_.push_back(segment.block);
-  return commit::encode(commit::segment_record(head_, first, segment.tokens, segment.block));
+  return commit::encode(commit::segment_record(leaves_.back(), first, segment.tokens, segment.block));
 }
 
 Result<commit::Bytes> Chain::encode(const SealedAnswer& answer) {
   body_ = commit::freeze(origin_, request_, answer.answer);
-  CHECK(body_->parent == head_, "the answer does not follow from the commits before it");
+  CHECK(body_->parent == leaves_.back(), "the answer does not follow from the commits before it");
   auto encoded = commit::encode_body(*body_);
   if (!encoded) return encoded.error();
   return commit::leaf_of(std::move(*encoded));

@@ -40,8 +40,8 @@ class Chain {
   const core::Request& request() const { return request_; }
   /// The leaf of the next commit; its hash is the parent of the one after it.
   Result<commit::Bytes> next(const Sealed& sealed);
-  /// Leaf hash of the last commit.
-  const Digest& head() const { return head_; }
+  /// Leaf hashes of the commits so far.
+  const std::vector<Digest>& leaves() const { return leaves_; }
   /// All up to the last commit.
   History history() const;
   /// The answer's, once that was the last commit.
@@ -54,7 +54,7 @@ class Chain {
 
   commit::Origin origin_;
   core::Request request_;
-  Digest head_{};
+  std::vector<Digest> leaves_;
   std::vector<core::BlockRecord> blocks_;
   commit::TokenIds output_;
   std::optional<commit::Body> body_;

@@ -195,7 +195,7 @@ void Committer::stop(Commit first, Life& life, Error error) {
   const std::int32_t sealed =
       protocol_.known(first.trajectory) ? protocol_.sealed(first.trajectory) : first.number;
   if (first.number < sealed) {
-    refusals_.push_back({first, error.message});
+    refusals_.push_back({first, life.chain, error.message});
     wake_.notify_one();
   }
   validator_.cut(first);

@@ -90,7 +90,6 @@ class Committer final : public Commits {
     bool impatient = false;        ///< its text waits for validation
     std::shared_ptr<Chain> chain;  ///< the thread's alone
     std::deque<Sealed> waiting;    ///< until fewer commits are unvalidated
-    std::vector<Digest> leaves;    ///< of commits that are durable
     std::vector<Gate> gates;
     bool ended = false;   ///< the engine has dropped it
     bool closed = false;  ///< so the protocol was told, when nothing waited any more
@@ -106,8 +105,8 @@ class Committer final : public Commits {
   /// The commits from `first` on that were sealed are bad.
   struct Refusal {
     Commit first;
+    std::shared_ptr<Chain> chain;
     std::string reason;
-    std::vector<Digest> leaves = {};
   };
   /// What one append takes up.
   struct Batch {
@@ -158,7 +157,7 @@ class Committer final : public Commits {
   commit::Protocol protocol_;
   Validator validator_;
   std::map<core::SequenceId, Life> lives_;
-  std::map<Digest, std::int64_t> bound_;      ///< anchors, and how many trajectories they are a cause of
+  std::map<Digest, std::int64_t> bound_;  ///< anchors, and how many trajectories they are a cause of
   std::set<core::SequenceId> told_next_;  ///< of whom there is news
   std::deque<Queued> queue_;
   std::vector<Refusal> refusals_;

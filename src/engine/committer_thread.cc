@@ -74,13 +74,6 @@ Committer::Batch Committer::take_batch() {
   if (!queue_.empty()) return batch;
   // Every commit that they are about is in the ledger or in this batch.
   batch.refusals = std::exchange(refusals_, {});
-  for (Refusal& refusal : batch.refusals) {
-    const auto found = lives_.find(refusal.first.trajectory);
-    if (found == lives_.end()) continue;
-    const std::vector<Digest>& leaves = found->second.leaves;
-    const auto first = std::min(static_cast<std::size_t>(refusal.first.number), leaves.size());
-    refusal.leaves.assign(leaves.begin() + static_cast<std::ptrdiff_t>(first), leaves.end());
-  }
   return batch;
 }
 
@@ -88,14 +81,9 @@ void Committer::encode(Batch& batch) {
   for (const Queued& record : batch.records) {
     auto leaf = record.chain->next(record.sealed);
     CHECK(leaf.ok(), "a commit cannot be recorded: {}", leaf.error().message);
-    const Digest& hash = record.chain->head();
+    const Digest& hash = record.chain->leaves().back();
     batch.heads.push_back(hash);
     if (validator_.samples(hash)) batch.histories.push_back(record.chain->history());
-    for (Refusal& refusal : batch.refusals) {
-      const bool meant = record.commit.trajectory == refusal.first.trajectory &&
-                         record.commit.number >= refusal.first.number;
-      if (meant) refusal.leaves.push_back(hash);
-    }
     batch.leaves.push_back(std::move(*leaf));
   }
   encode_verdicts(batch);
@@ -126,10 +114,11 @@ void Committer::encode_verdicts(Batch& batch) {
     record.pages_checked += static_cast<std::uint32_t>(verdict.blocks);
   }
   for (auto& [backend, record] : good) add(std::move(record));
-  for (Refusal& refusal : batch.refusals) {
+  for (const Refusal& refusal : batch.refusals) {
+    const std::vector<Digest>& leaves = refusal.chain->leaves();
     std::string reason = refusal.reason.substr(0, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
     commit::VerdictRecord record;
-    record.commits = std::move(refusal.leaves);
+    record.commits.assign(leaves.begin() + refusal.first.number, leaves.end());
     record.reason = std::move(reason);
     add(std::move(record));
   }
@@ -168,7 +157,6 @@ void Committer::note_appended(Batch& batch) {
     const auto found = lives_.find(commit.trajectory);
     if (found != lives_.end()) {
       Life& life = found->second;
-      life.leaves.push_back(leaf);
       life.news.receipt = std::move(batch.receipts[i]);
       if (life.news.receipt) told_next_.insert(commit.trajectory);
     }
