@@ -241,8 +241,9 @@ Status Registry::apply_policy(PolicyRecord record) {
     signers.insert(signature.key);
   }
   if (signers.size() < authority.threshold(Role::kAdmin)) {
-    return refuse(fmt::format("{} admins signed the policy; it takes {} of the policy {}", signers.size(),
-                              authority.threshold(Role::kAdmin), policy_ ? "before" : "itself"));
+    return refuse(fmt::format("the policy is signed by {} of the {} admins that the policy {} asks for",
+                              signers.size(), authority.threshold(Role::kAdmin),
+                              policy_ ? "before" : "itself"));
   }
   latest_time_ = std::max(latest_time_, next.time);
   enact(std::move(next));

@@ -24,7 +24,7 @@ std::string_view name_of(AnchorState state);
 
 /// What an anchor is wanted for.
 struct Use {
-  std::string tenant;  ///< empty: none in particular
+  std::string tenant = {};  ///< empty: none in particular
   Digest model_digest{};
   std::int64_t time = 0;  ///< seconds since 1970, UTC
 };

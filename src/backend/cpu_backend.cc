@@ -116,7 +116,8 @@ class CpuBackend final : public Backend {
     rows(kernels_.gated_quantize, args, tokens);
   }
   void rope_append(const RopeAppendArgs& args, std::int32_t tokens) override {
-    rows(kernels_.rope_append, args, tokens);
+    // Neighbouring tokens write into the same cache lines.
+    run(kernels_.rope_append, args, tokens, std::max<std::int64_t>(tokens / (pool_.size() * 4), 16));
   }
 
   void linear(const LinearArgs& args) override {

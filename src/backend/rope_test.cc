@@ -123,7 +123,7 @@ Append random_append(Random& random, std::int32_t head_dim, bool any_values) {
   a.head_dim = head_dim;
   a.kv_heads = static_cast<std::int32_t>(pick(random, 1, 3));
   a.heads = a.kv_heads * static_cast<std::int32_t>(pick(random, 1, 4));
-  const std::int64_t tokens = pick(random, 1, 12);
+  const std::int64_t tokens = random() % 4 == 0 ? pick(random, 1, 150) : pick(random, 1, 12);
   for (std::int64_t r = 0; r < tokens * (a.heads + 2 * a.kv_heads); ++r) {
     const auto kind = any_values ? static_cast<Values>(random() % testing::kValueKinds) : Values::kOutlier;
     for (std::int64_t i = 0; i < head_dim; ++i) a.qkv.push_back(testing::value_of(kind, random));

@@ -8,15 +8,16 @@
 #include "base/bounds.h"
 #include "base/file.h"
 #include "commit/receipt_file.h"
+#include "core/settings.h"
 
 namespace fieldprint::cli {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::array<std::string_view, 11> kKeys = {"id",    "messages",           "prompt", "n",
+constexpr std::array<std::string_view, 12> kKeys = {"id",    "messages",           "prompt", "n",
                                                     "seed",  "temperature",        "top_k",  "top_p",
-                                                    "min_p", "repetition_penalty", "stop"};
+                                                    "min_p", "repetition_penalty", "stop",   "inputs"};
 
 Error wrong(const std::string& where, std::string_view what) {
   return caller_error(fmt::format("{}: {}", where, what));
@@ -30,6 +31,8 @@ Status read_messages(const json& value, const std::string& where, Prompt& prompt
       return wrong(where, "every message needs a \"role\" and a \"content\", both strings");
     }
     prompt.messages.push_back({message["role"], message["content"]});
+    const tokenizer::Message& read = prompt.messages.back();
+    if (read.role == "tool") prompt.inputs.push_back({"tool_result", sha256(read.content)});
   }
   return {};
 }
@@ -79,6 +82,25 @@ Status read_settings(const json& object, const std::string& where, Prompt& promp
   return {};
 }
 
+Status read_inputs(const json& object, const std::string& where, Prompt& prompt) {
+  if (!object.contains("inputs")) return {};
+  const Error expected =
+      wrong(where,
+            "\"inputs\" must be an array of objects with a \"kind\", memory or tool_result, and "
+            "a \"digest\", SHA-256 in hexadecimal");
+  if (!object["inputs"].is_array()) return expected;
+  for (const json& value : object["inputs"]) {
+    const bool texts = value.is_object() && value.size() == 2 && value.contains("kind") &&
+                       value["kind"].is_string() && value.contains("digest") && value["digest"].is_string();
+    if (!texts) return expected;
+    core::Input input{value["kind"], {}};
+    if (!from_hex(value["digest"].get<std::string>(), input.digest)) return expected;
+    prompt.inputs.push_back(std::move(input));
+  }
+  if (core::find_invalid(prompt.inputs)) return wrong(where, core::find_invalid(prompt.inputs)->message());
+  return {};
+}
+
 Result<Prompt> read_prompt(const json& object, const std::string& where, const Prompt& defaults) {
   Prompt prompt = defaults;
   if (object.is_array()) {
@@ -106,6 +128,7 @@ Result<Prompt> read_prompt(const json& object, const std::string& where, const P
       return wrong(where, status.error().message);
   }
   if (Status status = read_settings(object, where, prompt); !status) return status.error();
+  if (Status status = read_inputs(object, where, prompt); !status) return status.error();
   return prompt;
 }
 
@@ -179,6 +202,7 @@ Result<core::Request> make_request(const Prompt& prompt, const tokenizer::Tokeni
   request.sampling = prompt.sampling;
   request.max_tokens = prompt.max_tokens;
   request.stop = prompt.stop;
+  request.inputs = prompt.inputs;
   request.logprobs = prompt.logprobs;
   return request;
 }

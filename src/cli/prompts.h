@@ -19,6 +19,7 @@ struct Prompt {
   SamplingSettings sampling;
   std::int32_t max_tokens = 128;
   std::vector<std::string> stop;
+  std::vector<core::Input> inputs;
   std::int32_t logprobs = -1;
 };
 
@@ -26,7 +27,9 @@ struct Prompt {
 Result<Prompt> read_chat(const std::string& path, const Prompt& defaults);
 
 /// Reads prompts, one JSON object a line: {"id"?, "messages": [...] or "prompt": text, "n"?, "seed"?,
-/// "temperature"?, "top_k"?, "top_p"?, "min_p"?, "repetition_penalty"?, "stop"?}. Errors name the line.
+/// "temperature"?, "top_k"?, "top_p"?, "min_p"?, "repetition_penalty"?, "stop"?,
+/// "inputs"?: [{"kind": "memory" or "tool_result", "digest": SHA-256 in hexadecimal}, ...]}. Messages of
+/// tools are inputs too, before those. Errors name the line.
 Result<std::vector<Prompt>> read_prompts(const std::string& path, const Prompt& defaults);
 
 /// The request that a prompt makes under the given anchors.

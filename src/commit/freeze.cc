@@ -21,7 +21,7 @@ Body begin(const Origin& origin, const core::Request& request) {
   body.sampling = request.sampling;
   body.max_tokens = request.max_tokens;
   body.stop = request.stop;
-  body.inputs = origin.inputs;
+  body.inputs = request.inputs;
   return body;
 }
 

@@ -15,7 +15,6 @@ struct Origin {
   std::string_view canon_version;
   std::vector<AnchorRecord> anchors;
   std::uint64_t anchors_at = 0;  ///< size of the ledger by which the anchors were in force
-  std::vector<Input> inputs{};   ///< what entered the context besides the prompt's own text
 };
 
 /// The record with which the request's trajectory begins, once its prompt is computed. `blocks` are those

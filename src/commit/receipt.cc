@@ -1,7 +1,5 @@
 #include "commit/receipt.h"
 
-#include <optional>
-
 #include "base/bounds.h"
 #include "commit/decoding.h"
 #include "commit/validate.h"
@@ -45,17 +43,6 @@ Bytes digest_leaf(std::string_view record, std::span<const std::uint8_t> encodin
 }
 
 }  // namespace detail
-
-namespace {
-
-std::optional<std::uint64_t> stated_version(std::span<const std::uint8_t> receipt) {
-  CborReader reader(receipt);
-  if (!detail::find_key(reader, "body") || !detail::find_key(reader, "version")) return std::nullopt;
-  const auto version = reader.unsigned_integer();
-  return version ? std::optional(*version) : std::nullopt;
-}
-
-}  // namespace
 
 Digest digest_of(const TokenIds& tokens) {
   Bytes bytes;
@@ -101,11 +88,17 @@ Result<Receipt> decode(std::span<const std::uint8_t> bytes) {
   auto receipt =
       detail::decode_strictly<Receipt>(bytes, "receipt", [](const Receipt& r) { return encode(r); });
   if (receipt) return receipt;
-  const auto version = stated_version(bytes);
-  if (!version || *version == kReceiptVersion) return receipt;
+  return other_version(bytes).value_or(receipt.error());
+}
+
+std::optional<Error> other_version(std::span<const std::uint8_t> bytes) {
+  CborReader reader(bytes);
+  if (!detail::find_key(reader, "body") || !detail::find_key(reader, "version")) return std::nullopt;
+  const auto version = reader.unsigned_integer();
+  if (!version || *version == kReceiptVersion) return std::nullopt;
   return caller_error(
-      fmt::format("receipt field version: made by {} version of fieldprint, which writes receipts "
-                  "of version {}; this program reads version {}",
+      fmt::format("receipt field version: made by {} version of fieldprint, which writes "
+                  "receipts of version {}; this program reads version {}",
                   *version < kReceiptVersion ? "an earlier" : "a later", *version, kReceiptVersion));
 }
 

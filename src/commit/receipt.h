@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ namespace fieldprint::commit {
 
 using Bytes = std::vector<std::uint8_t>;
 using TokenIds = std::vector<std::int32_t>;  ///< 0 ≤ id < bounds::kMaxVocab
+using core::Input;
 
 inline constexpr std::uint32_t kReceiptVersion = 2;
 
@@ -23,13 +25,6 @@ struct AnchorRecord {
   Digest id{};      ///< SHA-256 of `canonical`
   Bytes canonical;  ///< the anchor's canonical bytes
   bool operator==(const AnchorRecord&) const = default;
-};
-
-/// What entered a context besides the text of its prompt.
-struct Input {
-  std::string kind;  ///< "tool_result" or "memory"
-  Digest digest{};   ///< SHA-256 of its bytes
-  bool operator==(const Input&) const = default;
 };
 
 /// What the ledger records: see leaf_of.
@@ -91,8 +86,11 @@ Result<Digest> commit_digest(const Body& body);
 Result<Bytes> encode(const Receipt& receipt);
 
 /// The inverse of encode, strict: exactly the known fields, of their types, within the format's limits, in
-/// the deterministic encoding. Errors name the field, or say that the receipt is of another version.
+/// the deterministic encoding. Errors name the field.
 Result<Receipt> decode(std::span<const std::uint8_t> bytes);
+
+/// Why a receipt of another version, as its bytes state it, cannot be read here; nothing for others.
+std::optional<Error> other_version(std::span<const std::uint8_t> bytes);
 
 /// A readable view of everything in the receipt: digests in hexadecimal, floats with their bits. Not meant to
 /// be read back.

@@ -55,6 +55,8 @@ Result<Receipt> read_receipt(const std::string& path) {
   auto bytes = read_file(path, bounds::kMaxReceiptBytes);
   if (!bytes) return bytes.error();
   auto receipt = decode(*bytes);
+  if (const auto other = receipt ? std::nullopt : other_version(*bytes))
+    return Error{other->kind, fmt::format("{}: {}", path, other->message)};
   if (!receipt)
     return Error{receipt.error().kind,
                  fmt::format("{}: not a sound receipt: {}", path, receipt.error().message)};

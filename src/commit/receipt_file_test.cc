@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -67,6 +68,18 @@ TEST_F(ReceiptFileTest, NamesTheFileThatIsMissingOrDamaged) {
   EXPECT_EQ(damaged.error().kind, ErrorKind::kCaller);
   EXPECT_NE(damaged.error().message.find("bad.receipt"), std::string::npos);
   EXPECT_EQ(write_receipt(folder_ + "/none", "a", sample::receipt(1)).error().kind, ErrorKind::kCaller);
+}
+
+TEST_F(ReceiptFileTest, AReceiptOfAnEarlierVersionIsNotCalledUnsound) {
+  Bytes bytes = *encode(sample::receipt(1));
+  const std::string_view key = "version";
+  const auto at = std::search(bytes.begin(), bytes.end(), key.begin(), key.end());
+  ASSERT_NE(at, bytes.end());
+  at[static_cast<std::ptrdiff_t>(key.size())] = 1;
+  ASSERT_TRUE(write_file_atomically(folder_ + "/old.receipt", bytes).ok());
+  const std::string message = read_receipt(folder_ + "/old.receipt").error().message;
+  EXPECT_NE(message.find("old.receipt: receipt field version: made by an earlier version"), std::string::npos)
+      << message;
 }
 
 TEST_F(ReceiptFileTest, AFullDiskIsTheEnvironmentsErrorAndLeavesNoPart) {

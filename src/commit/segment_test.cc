@@ -187,12 +187,13 @@ core::Request request_of(const Body& body) {
   request.sampling = body.sampling;
   request.max_tokens = body.max_tokens;
   request.stop = body.stop;
+  request.inputs = body.inputs;
   return request;
 }
 
 TEST(Segment, WhatIsFrozenAtTheStartIsWhatTheFinishedBodysChainBeginsWith) {
   const Body body = body_of(70, 200, 150);
-  const Origin origin{body.model_digest, body.canon_version, body.anchors, body.anchors_at, body.inputs};
+  const Origin origin{body.model_digest, body.canon_version, body.anchors, body.anchors_at};
   const core::Request request = request_of(body);
   core::Answer answer;
   for (const std::int32_t token : body.output_tokens) answer.output.push_back({token, 0, {}});

@@ -48,10 +48,9 @@ class Validator {
 };
 
 void check_anchors(Validator& v, const Body& body) {
-  constexpr std::int64_t kHeadBytes = 1024;  // above an anchor's text: format, type and name
   v.at_most(body.anchors.size(), bounds::kMaxAnchors, "anchors", "anchors");
   for (std::size_t i = 0; i < body.anchors.size(); ++i) {
-    v.at_most(body.anchors[i].canonical.size(), bounds::kMaxAnchorBytes + kHeadBytes,
+    v.at_most(body.anchors[i].canonical.size(), bounds::kMaxAnchorCanonicalBytes,
               fmt::format("anchors[{}].canonical", i), "bytes");
   }
 }
@@ -69,13 +68,8 @@ void check_settings(Validator& v, const T& from) {
   for (std::size_t i = 0; i < from.stop.size(); ++i) {
     v.text(from.stop[i], bounds::kMaxStopStringBytes, fmt::format("stop[{}]", i));
   }
-  v.at_most(from.inputs.size(), bounds::kMaxInputs, "inputs", "inputs");
-  for (std::size_t i = 0; i < from.inputs.size(); ++i) {
-    const std::string& kind = from.inputs[i].kind;
-    if (kind != "tool_result" && kind != "memory") {
-      v.require(false, fmt::format("inputs[{}].kind", i), "must be tool_result or memory");
-    }
-  }
+  if (const auto invalid = core::find_invalid(from.inputs))
+    v.require(false, invalid->field, invalid->problem);
 }
 
 void check_kv_block(Validator& v, const core::BlockRecord& block, const std::string& path) {

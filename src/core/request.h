@@ -25,6 +25,13 @@ struct AnchorBounds {
   bool operator==(const AnchorBounds&) const = default;
 };
 
+/// What entered a context besides what its user wrote: a tool's result or a memory.
+struct Input {
+  std::string kind;  ///< "tool_result" or "memory"
+  Digest digest{};   ///< SHA-256 of its bytes
+  bool operator==(const Input&) const = default;
+};
+
 /// What a caller asks for: a prompt in tokens, and how to go on from it.
 struct Request {
   std::string id;
@@ -35,6 +42,7 @@ struct Request {
   SamplingSettings sampling;
   std::int32_t max_tokens = 128;
   std::vector<std::string> stop;  ///< text that ends the answer and is not part of it
+  std::vector<Input> inputs;      ///< what of the prompt came from tools and memories
   std::int32_t logprobs = -1;     ///< alternatives reported a token; -1: no logprobs at all
   bool hold_text = false;    ///< text and answer are given out when they are validated, not before
   TenantId tenant = 0;

@@ -13,8 +13,8 @@ namespace {
 using Found = std::optional<SettingError>;
 
 template <class T>
-SettingError outside(const char* field, const char* name, T value, std::string allowed) {
-  return {field, fmt::format("{} is {}", name, value), "must be " + std::move(allowed)};
+SettingError outside(std::string field, const char* name, T value, std::string allowed) {
+  return {std::move(field), fmt::format("{} is {}", name, value), "must be " + std::move(allowed)};
 }
 
 // NaN fails every comparison, and so every range.
@@ -85,8 +85,23 @@ Found find_invalid(const AnchorBounds& anchor_bounds, const SamplingSettings& sa
   return check(stop);
 }
 
+Found find_invalid(std::span<const Input> inputs) {
+  if (std::cmp_greater(inputs.size(), bounds::kMaxInputs)) {
+    return SettingError{"inputs", fmt::format("there are {} inputs", inputs.size()),
+                        fmt::format("at most {} inputs are allowed", bounds::kMaxInputs)};
+  }
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].kind == "tool_result" || inputs[i].kind == "memory") continue;
+    return outside(fmt::format("inputs[{}].kind", i), "the kind of an input", inputs[i].kind,
+                   "tool_result or memory");
+  }
+  return {};
+}
+
 Found find_invalid(const Request& request) {
-  return find_invalid(request.anchor_bounds, request.sampling, request.max_tokens, request.stop);
+  if (Found found = find_invalid(request.anchor_bounds, request.sampling, request.max_tokens, request.stop))
+    return found;
+  return find_invalid(request.inputs);
 }
 
 }  // namespace fieldprint::core

@@ -30,7 +30,10 @@ struct SettingError {
 std::optional<SettingError> find_invalid(const AnchorBounds& anchor_bounds, const SamplingSettings& sampling,
                                          std::int32_t max_tokens, std::span<const std::string> stop);
 
-/// The same for the settings of a request; its prompt and its logprobs are not looked at.
+/// The first input of a kind unknown to receipts, or that there are more than bounds::kMaxInputs, or nothing.
+std::optional<SettingError> find_invalid(std::span<const Input> inputs);
+
+/// Both for a request; its prompt and its logprobs are not looked at.
 std::optional<SettingError> find_invalid(const Request& request);
 
 }  // namespace fieldprint::core

@@ -92,7 +92,7 @@ TEST(Settings, SamplingOutOfItsRangesIsRefusedWithTheRange) {
   expect_refused(refusals);
 }
 
-TEST(Settings, AnchorBoundsLengthsAndStopStringsOutOfTheirRangesAreRefusedWithTheRange) {
+TEST(Settings, AnchorBoundsLengthsStopStringsAndInputsOutOfTheirRangesAreRefusedWithTheRange) {
   const char* floor = "anchor_bounds.floor";
   const char* ceiling = "anchor_bounds.ceiling";
   const Refusal refusals[] = {
@@ -126,6 +126,14 @@ TEST(Settings, AnchorBoundsLengthsAndStopStringsOutOfTheirRangesAreRefusedWithTh
        "stop string 1 has 4097 bytes, but must be 1 to 4096 bytes of UTF-8"},
       {[](Request& r) { r.stop = {"caf\xe9"}; }, "stop[0]",
        "stop string 1 is not UTF-8, but must be 1 to 4096 bytes of UTF-8"},
+      {[](Request& r) {
+         r.inputs.assign(1025, {"memory", {}});
+       },
+       "inputs", "there are 1025 inputs, but at most 1024 inputs are allowed"},
+      {[](Request& r) {
+         r.inputs = {{"tool_result", {}}, {"rumour", {}}};
+       },
+       "inputs[1].kind", "the kind of an input is rumour, but must be tool_result or memory"},
   };
   expect_refused(refusals);
 }

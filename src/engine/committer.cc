@@ -72,12 +72,16 @@ Committer::~Committer() {
 Status Committer::open(core::SequenceId id, const core::Request& request) {
   anchors_.poll();
   commit::Origin origin{file_.digest(), exact::kCanonVersion, {}};
-  if (!request.anchors.empty()) origin.anchors_at = anchors_.size();
-  for (const Digest& anchor : request.anchors) {
-    auto admitted = anchors_.admit(anchor, {request.tenant_name, file_.digest(), now()});
-    if (!admitted) return admitted.error();
-    origin.anchors.push_back(std::move(*admitted));
-  }
+  // Admitted by the ledger at one size, which another thread may have taken in more of meanwhile.
+  do {
+    origin.anchors.clear();
+    origin.anchors_at = request.anchors.empty() ? 0 : anchors_.size();
+    for (const Digest& anchor : request.anchors) {
+      auto admitted = anchors_.admit(anchor, {request.tenant_name, file_.digest(), now()});
+      if (!admitted) return admitted.error();
+      origin.anchors.push_back(std::move(*admitted));
+    }
+  } while (!request.anchors.empty() && anchors_.size() != origin.anchors_at);
   const std::lock_guard lock(mutex_);
   if (failure_) return *failure_;
   if (!protocol_.open(id, request.anchors)) return refuted("an anchor of the request was revoked");

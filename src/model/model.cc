@@ -96,16 +96,24 @@ void Model::upload_inputs(std::span<const SequenceSlice> slices, std::span<const
         logit_rows_.size());
   std::copy(logit_rows_.begin(), logit_rows_.end(), at(space_.step.rows));
   auto* choice = reinterpret_cast<std::int32_t*>(space_.step.choices);
-  const std::int64_t words = exact::seen_words(spec().vocab);
   for (std::size_t i = 0; i < choices.size(); ++i) {
     std::memcpy(at(choice) + i * (sizeof(exact::TokenChoice) / 4), &choices[i].choice,
                 sizeof(exact::TokenChoice));
-    if (choices[i].choice.penalty == 1.0F) continue;
-    CHECK(static_cast<std::int64_t>(choices[i].seen.size()) == words);
-    backend_.upload(space_.seen.data() + static_cast<std::int64_t>(i) * words, choices[i].seen.data(),
-                    words * 4);
   }
+  upload_seen(choices);
   backend_.upload(space_.inputs.data(), packed.data(), static_cast<std::int64_t>(packed.size()) * 4);
+}
+
+void Model::upload_seen(std::span<const RowChoice> choices) {
+  const std::int64_t words = exact::seen_words(spec().vocab);
+  std::uint32_t* to = space_.seen.data();
+  for (const RowChoice& row : choices) {
+    if (row.choice.penalty != 1.0F) {
+      CHECK(static_cast<std::int64_t>(row.seen.size()) == words);
+      backend_.upload(to, row.seen.data(), words * 4);
+    }
+    to += words;
+  }
 }
 
 void Model::begin(std::span<const SequenceSlice> slices, KvView kv, std::span<const RowChoice> choices) {
@@ -127,9 +135,7 @@ void Model::begin(std::span<const SequenceSlice> slices, KvView kv, std::span<co
     for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);
     if (choices_ == 0) return;
     compute_logits(0, choices_);
-    backend_.choose(
-        {space_.logits.data(), spec().vocab, space_.step.choices, space_.seen.data(), space_.step.chosen},
-        choices_);
+    choose_tokens(choices_);
   };
   // Steps of decodes alone come again and again; others hardly ever have the same shape. What is recorded
   // must not change on the way.
@@ -253,6 +259,28 @@ void Model::compute_logits(std::int32_t first, std::int32_t count) {
   backend_.norm_quantize(
       {space_.residual.data(), space_.step.rows + first, output_norm_, spec().norm_epsilon, input}, count);
   backend_.linear({w, input, count, space_.logits.data(), spec().vocab, false});
+}
+
+void Model::choose_tokens(std::int32_t count) {
+  backend_.choose(
+      {space_.logits.data(), spec().vocab, space_.step.choices, space_.seen.data(), space_.step.chosen},
+      count);
+}
+
+std::vector<std::int32_t> Model::choose(std::int32_t first, std::span<const RowChoice> choices) {
+  const auto count = static_cast<std::int32_t>(choices.size());
+  CHECK(choices_ == 0 && count > 0 && count <= max_logit_rows_ &&
+        first + count <= static_cast<std::int32_t>(logit_rows_.size()));
+  std::vector<exact::TokenChoice> packed;
+  for (const RowChoice& row : choices) packed.push_back(row.choice);
+  backend_.upload(space_.step.choices, packed.data(),
+                  static_cast<std::int64_t>(packed.size() * sizeof(exact::TokenChoice)));
+  upload_seen(choices);
+  compute_logits(first, count);
+  choose_tokens(count);
+  std::vector<std::int32_t> tokens(choices.size());
+  backend_.download(tokens.data(), space_.step.chosen, std::int64_t{count} * 4);
+  return tokens;
 }
 
 std::span<const float> Model::logits(std::int32_t first, std::int32_t count) {

@@ -71,6 +71,9 @@ class Model {
 
   /// Logits of rows first.. of the last step, in slice order: [count][vocab], until the next call.
   std::span<const float> logits(std::int32_t first, std::int32_t count);
+  /// The token after each of rows first.. of the last step, which had no choices of its own: of as many rows
+  /// as one call of logits() may ask for. exact::kNoToken where there is none.
+  std::vector<std::int32_t> choose(std::int32_t first, std::span<const RowChoice> choices);
   /// Of one row that the last step chose for, as if logits() had given all of them.
   std::span<const float> chosen_logits(std::int32_t row);
   /// Replaces row `row` of the last logits() call, for penalties.
@@ -100,6 +103,8 @@ class Model {
  private:
   void upload_inputs(std::span<const SequenceSlice> slices, std::span<const RowChoice> choices);
   void compute_logits(std::int32_t first, std::int32_t count);
+  void upload_seen(std::span<const RowChoice> choices);
+  void choose_tokens(std::int32_t count);
   void layer(std::int32_t index, KvView kv);
   void show_qkv(std::int32_t index);
   void attend(std::int32_t index, KvView kv);

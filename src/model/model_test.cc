@@ -9,6 +9,7 @@
 
 #include "backend/select.h"
 #include "kv/backend_memory.h"
+#include "sampler/sampler.h"
 #include "weights/kv_scales.h"
 #include "weights/tiny_file_testing.h"
 
@@ -196,6 +197,34 @@ TEST_P(ModelOf, LogitsOfSeveralRowsEqualThoseOfOneAtATime) {
   for (std::int32_t row = 0; row < 5; ++row) {
     const std::span<const float> one = model.logits(row, 1);
     EXPECT_TRUE(std::equal(one.begin(), one.end(), all.begin() + row * file().spec().vocab)) << row;
+  }
+}
+
+TEST_P(ModelOf, TokensChosenAfterAStepAreThoseOfTheSampler) {
+  const History of = history(9, 8);
+  const auto backend = backend::select_backend("", 2).value();
+  Model model(file(), *backend, kMaxTokens);
+  const kv::KvGeometry geometry{file().spec().layers, file().spec().kv_heads, file().spec().head_dim};
+  kv::BlockPool pool(geometry, 2, kv::backend_memory(*backend, 2 * geometry.block_bytes()));
+  const std::vector<std::int32_t> blocks = {pool.acquire(), pool.acquire()};
+  const std::vector<SequenceSlice> slices = {
+      {.tokens = of.tokens, .blocks = blocks.data(), .ceiling_odds = of.ceiling_odds, .logits = 6}};
+  ASSERT_TRUE(model.forward(slices, {pool.base(), geometry.block_bytes()})[0]);
+  const SamplingSettings settings{.temperature = 3.0F, .top_p = 0.9F, .repetition_penalty = 1.4F, .seed = 4};
+  std::vector<sampler::SeenTokens> seen;
+  std::vector<RowChoice> choices;
+  seen.reserve(4);
+  for (std::size_t tokens = 5; tokens < 9; ++tokens) {
+    seen.emplace_back(file().spec().vocab).add(std::span(of.tokens).first(tokens));
+    choices.push_back({sampler::choice_of(settings, tokens), seen.back().words()});
+  }
+  const std::vector<std::int32_t> chosen = model.choose(1, choices);
+  for (std::int32_t row = 0; row < 4; ++row) {
+    const sampler::LogitRow access{model.logits(1 + row, 1),
+                                   [&](float scale) { return model.probabilities(0, scale); },
+                                   [&](std::span<const float> other) { model.set_logits(0, other); }};
+    const auto history = std::span(of.tokens).first(static_cast<std::size_t>(5 + row));
+    EXPECT_EQ(chosen[static_cast<std::size_t>(row)], sampler::pick(access, settings, history, -1)->token);
   }
 }
 

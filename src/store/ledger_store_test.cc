@@ -1,6 +1,7 @@
 // What holds for every store of ledgers.
 #include "store/ledger_store.h"
 
+#include <chrono>
 #include <thread>
 
 #include "ledger/cosignature.h"
@@ -67,6 +68,23 @@ TEST_P(EveryStore, KeepsEmptyAndLargestLeavesAndRefusesLargerOnes) {
   EXPECT_NE(refused.error().message.find("65535"), std::string::npos);
   EXPECT_EQ(*store->size(), 3u);
   EXPECT_TRUE(store->audit().ok());
+}
+
+TEST_P(EveryStore, TheRevisionTellsThatTheLedgerHasGrown) {
+  auto ours = open();
+  auto theirs = open();
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    const std::uint64_t before = *ours->revision();
+    ASSERT_TRUE(ours->append(leaves_of(i, i + 1)).ok());
+    EXPECT_NE(*ours->revision(), before);
+  }
+  const std::uint64_t before = *ours->revision();
+  ASSERT_TRUE(theirs->append(leaves_of(20, 21)).ok());
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (*ours->revision() == before && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::yield();
+  EXPECT_NE(*ours->revision(), before);
+  EXPECT_EQ(*ours->size(), 21u);
 }
 
 TEST_P(EveryStore, AFailingSealLeavesNothingBehind) {

@@ -154,6 +154,7 @@ Result<ledger::Growth> PostgresLedgerStore::grow(std::span<const LeafView> leave
     if (Status status = put_checkpoint(growth.size(), *note); !status) return status.error();
   }
   if (Status status = transaction->commit(); !status) return status.error();
+  ++grown_;  // here at once: the server's announcement takes its time
   tree_ = growth.tree();
   return growth;
 }
@@ -249,7 +250,7 @@ Result<std::uint64_t> PostgresLedgerStore::revision() {
     ++revision_;
     raised_ = std::chrono::steady_clock::now();
   }
-  return revision_;
+  return revision_ + grown_;
 }
 
 Result<Extent> PostgresLedgerStore::extent() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <mutex>
@@ -49,7 +50,8 @@ class PostgresLedgerStore final : public LedgerStore {
 
   Guarded writer_;
   Guarded reader_;
-  // What revision() gives, and when it was last raised; guarded by the reader's mutex.
+  std::atomic<std::uint64_t> grown_ = 0;  // by this object
+  // How often others may have made it grow, and when it was last raised; guarded by the reader's mutex.
   std::uint64_t revision_ = 0;
   std::chrono::steady_clock::time_point raised_{};
   bool examined_ = false;

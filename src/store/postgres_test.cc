@@ -9,6 +9,9 @@
 #include <future>
 #include <thread>
 
+#include "store/open_ledger.h"
+#include "store/stores_testing.h"
+
 namespace fieldprint::store::postgres {
 namespace {
 
@@ -69,6 +72,26 @@ TEST(Postgres, AnUnusualUrlIsNotRefused) {
     ASSERT_FALSE(connection.ok()) << url;
     EXPECT_EQ(connection.error().kind, ErrorKind::kEnvironment) << connection.error().message;
   }
+}
+
+TEST(Postgres, GrowthIsAnnouncedToThoseWhoListenAndToNobodyElse) {
+  std::string why;
+  TemporaryPostgres* server = test_postgres(why);
+  if (server == nullptr) GTEST_SKIP() << why;
+  const std::string url = server->url("announced");
+  auto store = open_ledger(url, Access::kAppend);
+  ASSERT_TRUE(store.ok()) << store.error().message;
+  auto listener = *Connection::open(url);
+  auto deaf = *Connection::open(url);
+  ASSERT_TRUE(listener->listen().ok());
+  EXPECT_FALSE(*listener->heard());
+  ASSERT_TRUE((*store)->append(std::vector<Bytes>{leaf_of(0)}).ok());
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  bool heard = false;
+  while (!heard && std::chrono::steady_clock::now() < deadline) heard = *listener->heard();
+  EXPECT_TRUE(heard);
+  EXPECT_FALSE(*listener->heard());
+  EXPECT_FALSE(*deaf->heard());
 }
 
 }  // namespace

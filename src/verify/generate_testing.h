@@ -26,6 +26,7 @@ struct Question {
   std::int32_t max_tokens = 20;
   std::vector<std::string> stop;
   std::vector<commit::Input> inputs{};
+  anchor::Terms anchor_terms{};
 };
 
 struct Generated {
@@ -96,7 +97,9 @@ class Generator {
     body.model_digest = file_.digest();
     body.canon_version = exact::kCanonVersion;
     if (!question.anchor.empty()) {
-      const auto anchor = anchor::Anchor::make(anchor::AnchorType::kPolicy, "", question.anchor).value();
+      const auto anchor =
+          anchor::Anchor::make(anchor::AnchorType::kPolicy, "", question.anchor, question.anchor_terms)
+              .value();
       body.anchors.push_back({anchor.id(), anchor.canonical_bytes()});
     }
     const auto prompt = tokenizer::render_raw(tokenizer_, question.anchor, question.text).value();

@@ -48,6 +48,7 @@ Replay::Replay(const commit::Body& body, const weights::ModelFile& file, backend
       layout_(layout_of(body)),
       tokens_(history_of(body)),
       prompt_tokens_(static_cast<std::int64_t>(tokens_.size() - body.output_tokens.size() + 1)),
+      seen_(file.spec().vocab),
       pool_(pool_for(body, file.spec(), backend)),
       cache_(pool_, kv::backend_page_hasher(backend, pool_), false),
       table_(cache_, kv::root_key(file.digest(), exact::kCanonVersion), layout_,
@@ -90,24 +91,34 @@ Status Replay::compute(std::int64_t begin, std::int64_t end, Replayed& out) {
     return refuted("the model's activations are not finite on the stated history");
   }
   table_.seal_filled();
-  return pick_outputs(first, rows, out);
+  return choose_outputs(first, rows, out);
 }
 
-Status Replay::pick_outputs(std::int64_t first_position, std::int32_t rows, Replayed& out) {
-  const std::size_t vocab = static_cast<std::size_t>(file_.spec().vocab);
+/// What the model chooses after each of the last `rows` tokens computed, of which the first is at
+/// `first_position`.
+Status Replay::choose_outputs(std::int64_t first_position, std::int32_t rows, Replayed& out) {
+  const bool penalised = body_.sampling.repetition_penalty != 1.0F;
   for (std::int32_t done = 0; done < rows; done += model_.max_logit_rows()) {
     const std::int32_t count = std::min(model_.max_logit_rows(), rows - done);
-    const std::span<const float> logits = model_.logits(done, count);
+    std::vector<model::RowChoice> choices;
+    std::vector<sampler::SeenTokens> seen;
+    seen.reserve(penalised ? static_cast<std::size_t>(count) : 0);
     for (std::int32_t row = 0; row < count; ++row) {
-      const std::int64_t position = first_position + done + row + 1;
-      const sampler::LogitRow access{logits.subspan(static_cast<std::size_t>(row) * vocab, vocab),
-                                     [&](float scale) { return model_.probabilities(row, scale); },
-                                     [&](std::span<const float> other) { model_.set_logits(row, other); }};
-      const auto history = std::span<const std::int32_t>(tokens_).first(static_cast<std::size_t>(position));
-      auto pick = sampler::pick(access, body_.sampling, history, -1);
-      if (!pick) return refuted(pick.error().message);
-      out.output.push_back(pick->token);
-      if (layout_.anchor_tokens == 0) continue;
+      const auto position = static_cast<std::size_t>(first_position + done + row + 1);
+      if (penalised) {
+        seen_.add(std::span<const std::int32_t>(tokens_).subspan(seen_tokens_, position - seen_tokens_));
+        seen_tokens_ = position;
+        seen.push_back(seen_);
+      }
+      choices.push_back({sampler::choice_of(body_.sampling, position),
+                         penalised ? seen.back().words() : std::span<const std::uint32_t>()});
+    }
+    for (const std::int32_t token : model_.choose(done, choices)) {
+      if (token == exact::kNoToken) return refuted(sampler::not_finite().message);
+      out.output.push_back(token);
+    }
+    if (layout_.anchor_tokens == 0) continue;
+    for (std::int32_t row = 0; row < count; ++row) {
       core::add_anchor_mass(mass_sum_, model_.anchor_mass(done + row));
     }
   }

@@ -9,6 +9,7 @@
 #include "core/request.h"
 #include "kv/block_table.h"
 #include "model/model.h"
+#include "sampler/sampler.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fieldprint::verify {
@@ -38,7 +39,7 @@ class Replay {
 
  private:
   Status compute(std::int64_t begin, std::int64_t end, Replayed& out);
-  Status pick_outputs(std::int64_t first_position, std::int32_t rows, Replayed& out);
+  Status choose_outputs(std::int64_t first_position, std::int32_t rows, Replayed& out);
 
   const commit::Body& body_;
   const weights::ModelFile& file_;
@@ -48,6 +49,8 @@ class Replay {
   std::vector<std::int32_t> tokens_;  ///< prompt and output but for the last
   std::int64_t prompt_tokens_;
   std::vector<double> mass_sum_;
+  sampler::SeenTokens seen_;  ///< the history's first seen_tokens_, where there is a repetition penalty
+  std::size_t seen_tokens_ = 0;
   kv::BlockPool pool_;
   kv::PrefixCache cache_;
   kv::BlockTable table_;

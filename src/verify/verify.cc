@@ -65,22 +65,25 @@ Check check_canon(const Body& body) {
                              body.canon_version, exact::kCanonVersion)};
 }
 
-/// The anchors' texts must be what the anchor tokens say.
-Check check_anchor_tokens(const Body& body, const tokenizer::Tokenizer& tokenizer) {
-  const char* name = "anchor_tokens";
-  if (body.anchors.empty()) {
-    const bool none = body.anchor_tokens.empty();
-    return {name, none, none ? "no anchors were bound" : "there are anchor tokens, but no anchors"};
-  }
+Result<anchor::AnchorSet> anchors_of(const Body& body) {
   std::vector<anchor::Anchor> anchors;
   for (const commit::AnchorRecord& record : body.anchors) {
     auto anchor = anchor::Anchor::parse(record.canonical);
-    if (!anchor) return {"anchors", false, anchor.error().message};
+    if (!anchor) return anchor.error();
     anchors.push_back(std::move(*anchor));
   }
-  auto set = anchor::AnchorSet::make(std::move(anchors));
-  if (!set) return {"anchors", false, set.error().message};
-  auto rendered = tokenizer::render_anchor(tokenizer, set->text());
+  return anchor::AnchorSet::make(std::move(anchors));
+}
+
+/// The anchors' texts must be what the anchor tokens say.
+Check check_anchor_tokens(const Body& body, const anchor::AnchorSet& anchors,
+                          const tokenizer::Tokenizer& tokenizer) {
+  const char* name = "anchor_tokens";
+  if (anchors.empty()) {
+    const bool none = body.anchor_tokens.empty();
+    return {name, none, none ? "no anchors were bound" : "there are anchor tokens, but no anchors"};
+  }
+  auto rendered = tokenizer::render_anchor(tokenizer, anchors.text());
   if (!rendered) return {"anchors", false, rendered.error().message};
   if (rendered->sink != body.sink_tokens)
     return {"sink_tokens", false, "the anchors do not follow this token"};
@@ -91,6 +94,43 @@ Check check_anchor_tokens(const Body& body, const tokenizer::Tokenizer& tokenize
                              "`fieldprint doctor` shows it; a maker with another version may have cut it "
                              "otherwise",
                              tokenizer::unicode_version())};
+}
+
+/// The anchors must be for this model.
+Check check_anchor_models(const Body& body, const anchor::AnchorSet& anchors) {
+  for (const anchor::Anchor& anchor : anchors.anchors()) {
+    const std::vector<Digest>& models = anchor.terms().models;
+    if (models.empty() || std::find(models.begin(), models.end(), body.model_digest) != models.end())
+      continue;
+    return {"anchors", false, fmt::format("anchor {} is not for this model", to_hex(anchor.id()))};
+  }
+  return {"anchors", true, "none of them is for other models alone"};
+}
+
+/// A request may tighten the bounds that its anchors carry, and nothing else.
+Check check_anchor_bounds(const Body& body, const anchor::AnchorSet& anchors) {
+  const char* name = "anchor_bounds";
+  auto bounds = anchors.bounds(body.anchor_bounds);
+  if (!bounds) return {name, false, bounds.error().message};
+  const core::AnchorBounds& stated = body.anchor_bounds;
+  const bool same = *bounds == stated;
+  return {
+      name, same,
+      same ? fmt::format("{} to {} is within the bounds that the anchors carry", stated.floor, stated.ceiling)
+           : fmt::format("the receipt says {} to {}, but the anchors' own bounds make that {} to {}",
+                         stated.floor, stated.ceiling, bounds->floor, bounds->ceiling)};
+}
+
+void check_anchors(const Body& body, const tokenizer::Tokenizer& tokenizer, std::vector<Check>& checks) {
+  auto anchors = anchors_of(body);
+  if (!anchors) {
+    checks.push_back({"anchors", false, anchors.error().message});
+    return;
+  }
+  checks.push_back(check_anchor_tokens(body, *anchors, tokenizer));
+  if (anchors->empty()) return;
+  checks.push_back(check_anchor_models(body, *anchors));
+  checks.push_back(check_anchor_bounds(body, *anchors));
 }
 
 Check check_output(const Body& body, const Replayed& replayed, const tokenizer::Tokenizer& tokenizer) {
@@ -227,7 +267,7 @@ Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& 
   const bool comparable = body.model_digest == file.digest() && body.canon_version == exact::kCanonVersion;
   if (!comparable || !history.empty()) return report;
 
-  report.checks.push_back(check_anchor_tokens(body, tokenizer));
+  check_anchors(body, tokenizer, report.checks);
   report.checks.push_back(check_finish(body, file.spec(), tokenizer));
   Replay replay(body, file, backend);
   auto replayed = replay.run(options.progress);

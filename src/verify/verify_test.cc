@@ -272,6 +272,28 @@ TEST(Verify, ABodyThatFollowsOtherRecordsThanItImpliesIsNamed) {
   EXPECT_EQ(named([](Body& b) { b.inputs.pop_back(); }), "parent");
 }
 
+TEST(Verify, TheBoundsAndModelsThatAnAnchorCarriesAreKeptTo) {
+  const auto named = [](const anchor::Terms& terms, const core::AnchorBounds& bounds) {
+    Question question = sampled();
+    question.anchor_terms = terms;
+    question.anchor_bounds = bounds;
+    return first_failure(llama().verify(forged(llama().answer(question).body)));
+  };
+  anchor::Terms held;
+  held.floor = 0.25F;
+  held.ceiling = 0.5F;
+  EXPECT_EQ(named(held, {0.25F, 0.5F}), "");
+  EXPECT_EQ(named(held, {0.375F, 0.4375F}), "") << "a request may tighten them";
+  EXPECT_EQ(named(held, {0.125F, 0.5F}), "anchor_bounds");
+  EXPECT_EQ(named(held, {0.25F, 0.75F}), "anchor_bounds");
+  EXPECT_EQ(named(held, {0.75F, 1.0F}), "anchor_bounds");
+  anchor::Terms elsewhere;
+  elsewhere.models = {sha256("another model")};
+  EXPECT_EQ(named(elsewhere, {}), "anchors");
+  elsewhere.models.push_back(llama().file.digest());
+  EXPECT_EQ(named(anchor::checked(elsewhere).value(), {}), "");
+}
+
 TEST(Verify, TokensThatAreNotTheAnchorsTextAreReportedWithTheVersionOfUnicode) {
   Body body = sample().body;
   body.anchor_tokens[2] ^= 1;

@@ -67,7 +67,7 @@ class UsageTest(CommandLineTest):
 
     def test_anchors(self):
         cases = ((b"", ["empty"]), (b"\xef\xbb\xbf\r\n", ["empty"]), (b"caf\xe9", ["UTF-8"]), (b"a\0b", ["NUL"]),
-                 (b"x" * 300_000, ["262144 bytes"]),
+                 (b"x" * 300_000, ["64000 bytes"]),
                  (b"many words " * 2000, ["--max-anchor-tokens", "1024", "tokens"]))
         for content, words in cases:
             with self.subTest(content=content[:12]):
@@ -84,6 +84,8 @@ class UsageTest(CommandLineTest):
                  ('{"prompt": "a", "n": "many"}\n', ["whole numbers"]), ('{"prompt": "a", "n": -1}\n', ["whole numbers"]),
                  ('{"prompt": "a", "stop": [1]}\n', ['"stop"']), ('{"prompt": "a", "id": "a/b"}\n', ["an id must be"]),
                  ('{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', ['a second prompt with the id "x"']),
+                 ('{"prompt": "a", "inputs": [{"kind": "memory", "digest": "ab"}]}\n', ['"inputs"', "SHA-256"]),
+                 ('{"prompt": "a", "inputs": [{"kind": "rumour", "digest": "%s"}]}\n' % ("ab" * 32), ["rumour", "memory"]),
                  (b'{"prompt": "\xff"}\n', ["not valid JSON"]))
         for line, words in cases:
             with self.subTest(line=line):

@@ -1,5 +1,6 @@
 """`fieldprint run` and `verify` on a real model: what they print, and that nothing but the question changes an answer."""
 
+import hashlib
 import json
 import os
 import random
@@ -120,7 +121,12 @@ class RunTest(CommandLineTest):
         for path in paths:
             with open(path.replace(".receipt", ".json"), encoding="utf-8") as file:
                 views.append(json.load(file))
-        self.assertEqual(list(range(6)), sorted(view["leaf_index"] for view in views))
+        # The anchor's own records come first, once.
+        anchored, = self.succeed("anchor", "list", "--data", ledger, "--json").lines()
+        self.assertEqual([("propose", 0), ("verify", 1), ("promote", 2)],
+                         [(event["action"], event["record"]) for event in anchored["history"]])
+        self.assertEqual(6, len({view["leaf_index"] for view in views}))
+        self.assertLess(2, min(view["leaf_index"] for view in views))
         self.assertEqual(1, len({view["verifier_key"] for view in views}))
         key = self.write("ledger.pub", views[0]["verifier_key"] + "\n")
         ended = self.succeed("verify", *paths, "-m", model(), "--key", key, "--json")
@@ -192,6 +198,36 @@ class RunTest(CommandLineTest):
         ended = run(*verify)
         self.assertEqual(REFUTED, ended.status)
         self.assertIn("the file has 100 bytes", ended.out)
+
+    def test_a_receipt_says_which_tool_results_and_memories_entered_the_context(self):
+        memory = {"kind": "memory", "digest": "ab" * 32}
+        prompt = {"messages": [{"role": "user", "content": "What is 6 times 7?"}, {"role": "tool", "content": "42"}],
+                  "inputs": [memory], "n": 4}
+        receipts = self.path("receipts")
+        answer = self.answers("--chat", self.write("chat.json", json.dumps(prompt)), "--receipts", receipts)["answer"]
+        with open(os.path.join(receipts, "answer.json"), encoding="utf-8") as file:
+            result = {"kind": "tool_result", "digest": hashlib.sha256(b"42").hexdigest()}
+            self.assertEqual([result, memory], json.load(file)["body"]["inputs"])
+        self.succeed("verify", "-m", model(), answer["receipt"])
+
+    def test_a_receipt_grows_by_little_beside_its_tokens(self):
+        """Bytes beside the tokens: 258 for 32 tokens is the most that an answer of some length may cost."""
+        chat = self.write("chat.json", json.dumps([{"role": "user", "content": "Write a very long story about a lighthouse "
+                                                                               "keeper, with many chapters."}]))
+
+        def beside_tokens(count):
+            receipts = self.path(str(count))
+            answer = self.answers("--chat", chat, "-n", count, "--receipts", receipts)["answer"]
+            self.assertEqual(count, len(answer["token_ids"]))
+            with open(os.path.join(receipts, "answer.json"), encoding="utf-8") as file:
+                body = json.load(file)["body"]
+            tokens = sum((body[f"{part}_tokens"] for part in ("sink", "anchor", "context", "output")), [])
+            return os.path.getsize(answer["receipt"]) - sum((token.bit_length() + 6) // 7 or 1 for token in tokens)
+
+        short, long = beside_tokens(32), beside_tokens(1000)
+        self.assertLess((long - short) * 32 / (1000 - 32), 24, "a block's digest for each 64 tokens")
+        self.assertLess(long * 32 / 1000, 258)
+        self.assertLess(short, 1100, "what every receipt holds, however short the answer")
 
     def test_receipts_are_never_replaced(self):
         asked = ["-p", "The sea is", "-n", 2, "--receipts", self.path("kept")]

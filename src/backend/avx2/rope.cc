@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backend/avx2/math.h"
+#include "backend/simd/append_values.h"
 #include "exact/format.h"
 
 namespace fieldprint::backend::avx2 {
@@ -102,55 +103,74 @@ void append_query(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, co
   }
 }
 
-void append_key_value(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, const float* key,
-                      const float* value, const Rotation& turn) {
+void append_key(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, const float* key,
+                const Rotation& turn) {
   const std::int64_t dim = args.head_dim;
-  const std::int64_t slot = args.slots[t];
   const std::int64_t channel = h * dim;
   const KvScales& scales = args.scales;
-  const float* sink = scales.sink + 4 * h;
-  const bool in_sink = args.positions[t] == 0;
-  std::uint8_t* page =
-      args.kv.pool + args.blocks[t] * args.kv.block_stride + args.kv.layer_offset + h * page_bytes(dim);
-  auto* keys = reinterpret_cast<std::int8_t*>(page);
-
   alignas(32) float head[kMaxDim];
   rotate(key, args.k_norm, args, turn, head);
-  if (!finite(head, dim) || !finite(value, dim)) args.non_finite[t] = 1;
-  const __m256 key_factor = _mm256_set1_ps(in_sink ? sink[kSinkKeyInverse] : 1.0F);
-  const __m256 value_factor = _mm256_set1_ps(in_sink ? sink[kSinkValueInverse] : 1.0F);
+  if (!finite(head, dim)) args.non_finite[t] = 1;
+  const bool in_sink = args.positions[t] == 0;
+  const __m256 factor = _mm256_set1_ps(in_sink ? scales.sink[4 * h + kSinkKeyInverse] : 1.0F);
   const auto k_at = [&](std::int64_t i) {
     const __m256 moved =
         _mm256_sub_ps(_mm256_load_ps(head + i), _mm256_loadu_ps(scales.k_offset + channel + i));
-    return _mm256_mul_ps(_mm256_mul_ps(moved, _mm256_loadu_ps(scales.k_inverse + channel + i)), key_factor);
+    return _mm256_mul_ps(_mm256_mul_ps(moved, _mm256_loadu_ps(scales.k_inverse + channel + i)), factor);
   };
-  const auto v_at = [&](std::int64_t i) {
-    const __m256 v =
-        _mm256_mul_ps(_mm256_loadu_ps(value + i), _mm256_loadu_ps(scales.v_inverse + channel + i));
-    return _mm256_mul_ps(v, value_factor);
-  };
-  alignas(16) std::int8_t value_levels[kMaxDim];
-  for (std::int64_t i = 0; i < dim; i += 16) {
-    store_levels(keys + slot * dim + i, levels(k_at(i), k_at(i + 8)));
-    store_levels(value_levels + i, levels(v_at(i), v_at(i + 8)));
-  }
-  std::int8_t* values = keys + exact::kPageTokens * dim + value_slot(slot);
-  for (std::int64_t i = 0; i < dim; ++i) values[i * exact::kPageTokens] = value_levels[i];
+  std::int8_t* out = simd::page_of(args, t, h) + args.slots[t] * dim;
+  for (std::int64_t i = 0; i < dim; i += 16) store_levels(out + i, levels(k_at(i), k_at(i + 8)));
 }
+
+void value_levels(const RopeAppendArgs& args, std::int64_t t, std::int64_t h, std::int8_t* out) {
+  const std::int64_t dim = args.head_dim;
+  const float* value =
+      args.qkv + (t * (args.heads + 2 * args.kv_heads) + args.heads + args.kv_heads + h) * dim;
+  if (!finite(value, dim)) args.non_finite[t] = 1;
+  const bool in_sink = args.positions[t] == 0;
+  const __m256 factor = _mm256_set1_ps(in_sink ? args.scales.sink[4 * h + kSinkValueInverse] : 1.0F);
+  const auto v_at = [&](std::int64_t i) {
+    const __m256 inverse = _mm256_loadu_ps(args.scales.v_inverse + h * dim + i);
+    return _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(value + i), inverse), factor);
+  };
+  for (std::int64_t i = 0; i < dim; i += 16) store_levels(out + i, levels(v_at(i), v_at(i + 8)));
+}
+
+/// There is no store of chosen bytes that leaves the others alone.
+struct StoreTokens {
+  std::uint32_t present;
+  void operator()(std::int8_t* row, __m256i bytes) const {
+    if (present == 0xFFFFFFFF) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(row), bytes);
+      return;
+    }
+    alignas(32) std::int8_t all[simd::kHalfPage];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(all), bytes);
+    for (std::uint32_t left = present; left != 0; left &= left - 1) {
+      const int place = __builtin_ctz(left);
+      row[place] = all[place];
+    }
+  }
+};
 
 }  // namespace
 
 void rope_append(const RopeAppendArgs& args, std::int64_t begin, std::int64_t end) {
   const std::int64_t dim = args.head_dim;
   Rotation turn;
-  for (std::int64_t t = begin; t < end; ++t) {
-    rotation(args.rope, args.positions[t], dim / 2, turn);
-    const float* row = args.qkv + t * (args.heads + 2 * args.kv_heads) * dim;
-    for (std::int64_t h = 0; h < args.heads; ++h) append_query(args, t, h, row + h * dim, turn);
-    const float* keys = row + args.heads * dim;
-    const float* values = keys + args.kv_heads * dim;
+  std::int64_t count = 0;
+  for (std::int64_t run = begin; run < end; run += count) {
+    count = simd::run_length(args, run, end);
+    for (std::int64_t t = run; t < run + count; ++t) {
+      rotation(args.rope, args.positions[t], dim / 2, turn);
+      const float* row = args.qkv + t * (args.heads + 2 * args.kv_heads) * dim;
+      for (std::int64_t h = 0; h < args.heads; ++h) append_query(args, t, h, row + h * dim, turn);
+      for (std::int64_t h = 0; h < args.kv_heads; ++h) {
+        append_key(args, t, h, row + (args.heads + h) * dim, turn);
+      }
+    }
     for (std::int64_t h = 0; h < args.kv_heads; ++h) {
-      append_key_value(args, t, h, keys + h * dim, values + h * dim, turn);
+      simd::append_values<StoreTokens>(args, {run, count, h}, value_levels);
     }
   }
 }
