@@ -55,6 +55,17 @@ class RunTest(CommandLineTest):
             for name in ("output_digest", "kv_digest"):
                 self.assertRegex(answer[name], "^[0-9a-f]{64}$")
 
+    def test_strict_and_optimistic_streams_give_the_same_validated_answer(self):
+        strict, optimistic = (self.answers("-p", "The sea is", "-n", 70, "--stream", stream)["answer"]
+                              for stream in ("strict", "optimistic"))
+        self.assertEqual(optimistic["token_ids"], strict["token_ids"])
+        self.assertEqual(optimistic["text"], strict["text"])
+        for answer in (strict, optimistic):
+            self.assertIs(True, answer["validated"])
+            self.assertEqual(3, answer["commits"])  # the prompt, the block that generation fills, the answer
+            self.assertGreaterEqual(answer["verdicts"], 1)
+        self.assert_fails(run("run", "-m", model(), "-p", "A", "--stream", "sometimes"), BAD_USAGE, "--stream")
+
     def test_no_receipt_is_null_and_logprobs_come_when_asked_for(self):
         answer = self.answers("-p", "The sea is", "-n", 3, "--logprobs", 2)["answer"]
         self.assertIsNone(answer["receipt"])
