@@ -46,7 +46,7 @@ nlohmann::json logprobs_of(const core::Answer& answer) {
 }
 
 std::string json_line(const core::Request& request, const core::Answer& answer, const commit::Body& body,
-                      const std::string& receipt) {
+                      const std::string& receipt, const engine::Validation& validation) {
   const Rates speed = rates(request, answer);
   nlohmann::json line = {
       {"id", request.id},
@@ -54,6 +54,10 @@ std::string json_line(const core::Request& request, const core::Answer& answer, 
       {"token_ids", body.output_tokens},
       {"finish_reason", answer.finish_reason == core::FinishReason::kStop ? "stop" : "length"},
       {"receipt", receipt.empty() ? nlohmann::json() : nlohmann::json(receipt)},
+      {"validated", true},
+      {"commits", validation.commits},
+      {"verdicts", validation.verdicts},
+      {"reexecuted", validation.reexecuted},
       {"output_digest", to_hex(body.output_digest)},
       {"kv_digest", to_hex(kv_digest(body))},
       {"anchor_mass", {{"mean", mean_of(answer.anchor_mass)}, {"by_layer", answer.anchor_mass}}},
@@ -78,9 +82,10 @@ void AnswerPrinter::text(core::SequenceId id, std::string_view text) {
 }
 
 void AnswerPrinter::finished(core::SequenceId id, const core::Request& request, const core::Answer& answer,
-                             const commit::Body& body, const std::string& receipt_path) {
+                             const commit::Body& body, const std::string& receipt_path,
+                             const engine::Validation& validation) {
   if (json_) {
-    fmt::print("{}\n", json_line(request, answer, body, receipt_path));
+    fmt::print("{}\n", json_line(request, answer, body, receipt_path, validation));
     std::fflush(stdout);
     return;
   }
@@ -92,6 +97,7 @@ void AnswerPrinter::finished(core::SequenceId id, const core::Request& request, 
   if (request.layout.anchor_tokens > 0) {
     shown.footer += fmt::format("; anchor mass {:.1f} %", 100 * mean_of(answer.anchor_mass));
   }
+  shown.footer += fmt::format("; validated, {} commits", validation.commits);
   if (!receipt_path.empty()) shown.footer += "; receipt " + receipt_path;
   shown.footer += "]\n";
   shown.done = true;

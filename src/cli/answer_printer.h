@@ -7,12 +7,13 @@
 
 #include "commit/receipt.h"
 #include "core/request.h"
+#include "engine/engine.h"
 
 namespace fieldprint::cli {
 
-/// Shows answers on stdout: as JSON lines when they are finished, or as text while they come. Of answers that
-/// are computed together the oldest unfinished one streams; the others follow, each in one piece up to where
-/// it stands.
+/// Shows answers on stdout: as JSON lines when they are validated, or as text while they come. Of answers
+/// that are computed together the oldest unfinished one streams; the others follow, each in one piece up to
+/// where it stands.
 class AnswerPrinter {
  public:
   explicit AnswerPrinter(bool json) : json_(json) {}
@@ -20,7 +21,8 @@ class AnswerPrinter {
   void expect(core::SequenceId id, const std::string& name);
   void text(core::SequenceId id, std::string_view text);
   void finished(core::SequenceId id, const core::Request& request, const core::Answer& answer,
-                const commit::Body& body, const std::string& receipt_path);
+                const commit::Body& body, const std::string& receipt_path,
+                const engine::Validation& validation);
   void failed(core::SequenceId id);
   void finish();
   /// Whether text of an answer has begun to appear.

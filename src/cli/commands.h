@@ -18,6 +18,7 @@ void add_bench_command(CLI::App& app, Action& action);
 void add_bench_attention_command(CLI::App& bench, Action& action);
 void add_bench_model_command(CLI::App& bench, Action& action);
 void add_bench_ledger_command(CLI::App& bench, Action& action);
+void add_bench_commits_command(CLI::App& bench, Action& action);
 void add_ledger_command(CLI::App& app, Action& action);
 /// A part of the ledger command.
 void add_check_proof_command(CLI::App& ledger, Action& action);

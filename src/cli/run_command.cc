@@ -14,17 +14,19 @@
 #include "cli/ledger_options.h"
 #include "cli/run_anchors.h"
 #include "cli/run_options.h"
-#include "commit/freeze.h"
 #include "commit/receipt_file.h"
 #include "engine/authority.h"
+#include "engine/committer.h"
 #include "engine/engine.h"
-#include "engine/recorder.h"
-#include "exact/format.h"
+#include "engine/ledger_anchors.h"
+#include "store/data_folder.h"
 
 namespace fieldprint::cli {
 namespace {
 
 constexpr char kDefaultId[] = "answer";
+constexpr char kStrict[] = "strict";
+constexpr char kOptimistic[] = "optimistic";
 
 Result<std::vector<Prompt>> gather_prompts(const RunOptions& options) {
   Prompt defaults = options.defaults;
@@ -59,13 +61,6 @@ Status avoid_present_receipts(const std::string& folder, std::vector<core::Reque
   return {};
 }
 
-std::vector<commit::AnchorRecord> anchor_records(const anchor::AnchorSet& anchors) {
-  std::vector<commit::AnchorRecord> records;
-  for (const anchor::Anchor& anchor : anchors.anchors())
-    records.push_back({anchor.id(), anchor.canonical_bytes()});
-  return records;
-}
-
 /// Blocks that the `batch` longest requests need at the same time, with a spare one each.
 std::int64_t blocks_for(const std::vector<core::Request>& requests, std::int32_t batch,
                         std::int64_t context) {
@@ -97,31 +92,32 @@ Status check_memory(const weights::ModelFile& file, std::int64_t blocks) {
 class Run {
  public:
   Run(const RunOptions& options, const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer,
-      const anchor::AnchorSet& anchors, engine::Recorder& recorder)
-      : options_(options), file_(file), tokenizer_(tokenizer), anchors_(anchors), recorder_(recorder) {}
+      store::SignedLog& log, engine::Authority& authority)
+      : options_(options), file_(file), tokenizer_(tokenizer), log_(log), anchors_(authority) {}
 
   int answer(backend::Backend& backend, std::vector<core::Request> requests) {
     std::int64_t blocks = options_.kv_blocks;
     if (blocks == 0) blocks = blocks_for(requests, options_.batch, file_.spec().context);
     if (Status status = check_memory(file_, blocks); !status) return report(status.error());
+    engine::Committer::Options commits;
+    commits.run_ahead = options_.run_ahead;
+    commits.reexecute_share = options_.reexecute_share;
+    auto committer = engine::Committer::create(log_, anchors_, file_, backend.name(), commits);
+    if (!committer) return report(committer.error());
     const engine::Options settings{.kv_blocks = blocks,
                                    .step_tokens = std::max(options_.prefill_chunk, options_.batch),
                                    .prefill_chunk = options_.prefill_chunk,
                                    .max_batch = options_.batch,
                                    .prefix_cache = !options_.no_prefix_cache};
-    auto engine = engine::Engine::create(
-        file_, tokenizer_, backend, settings,
-        {.token = {},
-         .text = [&](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
-         .finished = [&](core::SequenceId id, const core::Answer& answer) { finished(id, answer); },
-         .failed = [&](core::SequenceId id, const Error& error) { failed(id, error); }});
+    auto engine = engine::Engine::create(file_, tokenizer_, backend, settings, events(), committer->get());
     if (!engine) return report(engine.error());
     engine_ = engine->get();
     for (core::Request& request : requests) {
+      request.hold_text = options_.stream == kStrict;
       auto id = engine_->submit(request);
       if (!id) return report(Error{id.error().kind, fmt::format("{}: {}", request.id, id.error().message)});
       printer_.expect(*id, request.id);
-      requests_.emplace(*id, std::move(request));
+      given_[*id].request = std::move(request);
     }
     while (engine_->step()) {
       const engine::EngineStats stats = engine_->stats();
@@ -134,26 +130,47 @@ class Run {
   }
 
  private:
-  void finished(core::SequenceId id, const core::Answer& answer) {
-    const core::Request& request = requests_.at(id);
-    const commit::Body body =
-        commit::freeze({file_.digest(), exact::kCanonVersion, anchor_records(anchors_)}, request, answer);
-    std::string path;
-    std::vector<Error> errors;
-    auto receipt = recorder_.record(body);
-    if (!receipt) {
-      errors.push_back(receipt.error());
-    } else if (!options_.receipts.empty()) {
-      auto written = commit::write_receipt(options_.receipts, request.id, *receipt);
-      if (!written) errors.push_back(written.error());
-      if (written) path = *written;
+  /// A request, and what has come of it.
+  struct Given {
+    core::Request request;
+    core::Answer answer;
+    commit::Body body;
+    std::string receipt_path;
+  };
+
+  engine::Events events() {
+    return {
+        .token = {},
+        .text = [this](core::SequenceId id, std::string_view text) { printer_.text(id, text); },
+        .finished = [this](core::SequenceId id, core::Answer answer) { finished(id, std::move(answer)); },
+        .failed = [this](core::SequenceId id, const Error& error) { failed(id, error); },
+        .recorded = [this](core::SequenceId id, const commit::Receipt& receipt) { recorded(id, receipt); },
+        .validated =
+            [this](core::SequenceId id, const engine::Validation& validation) {
+              const Given& given = given_.at(id);
+              printer_.finished(id, given.request, given.answer, given.body, given.receipt_path, validation);
+            }};
+  }
+
+  void finished(core::SequenceId id, core::Answer answer) {
+    given_.at(id).answer = std::move(answer);
+    if (options_.export_kv.empty() || id != given_.begin()->first) return;
+    const std::vector<std::uint8_t> bytes = engine_->kv_bytes(id);
+    Status status = environment_error("the answer's KV blocks had to be given up; use more --kv-blocks");
+    if (!bytes.empty()) status = write_file_atomically(options_.export_kv, bytes);
+    if (!status) complain(id, status.error());
+  }
+
+  void recorded(core::SequenceId id, const commit::Receipt& receipt) {
+    Given& given = given_.at(id);
+    given.body = receipt.body;
+    if (options_.receipts.empty()) return;
+    auto written = commit::write_receipt(options_.receipts, given.request.id, receipt);
+    if (written) {
+      given.receipt_path = *written;
+    } else {
+      complain(id, written.error());
     }
-    if (!options_.export_kv.empty() && id == requests_.begin()->first) {
-      Status status = write_file_atomically(options_.export_kv, engine_->kv_bytes(id));
-      if (!status) errors.push_back(status.error());
-    }
-    printer_.finished(id, request, answer, body, path);
-    for (const Error& error : errors) complain(id, error);
   }
 
   void failed(core::SequenceId id, const Error& error) {
@@ -163,18 +180,18 @@ class Run {
 
   void complain(core::SequenceId id, const Error& error) {
     progress_.clear();
-    exit_code_ = std::max(exit_code_, report({error.kind, requests_.at(id).id + ": " + error.message}));
+    exit_code_ = std::max(exit_code_, report({error.kind, given_.at(id).request.id + ": " + error.message}));
   }
 
   const RunOptions& options_;
   const weights::ModelFile& file_;
   const tokenizer::Tokenizer& tokenizer_;
-  const anchor::AnchorSet& anchors_;
-  engine::Recorder& recorder_;
+  store::SignedLog& log_;
+  engine::LedgerAnchors anchors_;
   engine::Engine* engine_ = nullptr;
   AnswerPrinter printer_{options_.json};
   Progress progress_{"computing", "tokens"};
-  std::map<core::SequenceId, core::Request> requests_;
+  std::map<core::SequenceId, Given> given_;
   int exit_code_ = kDone;
 };
 
@@ -203,14 +220,15 @@ int run(const RunOptions& options) {
   }
   if (Status status = avoid_present_receipts(options.receipts, requests); !status)
     return report(status.error());
-  auto recorder = engine::Recorder::open(options.data, options.database);
-  if (!recorder) return report(recorder.error());
-  store::SignedLog& log = (*recorder)->log();
+  auto opened =
+      options.data.empty() ? store::open_passing_log() : store::open_log({options.data, options.database});
+  if (!opened) return report(opened.error());
+  store::SignedLog& log = **opened;
   auto authority = engine::Authority::follow(log.store(), log.verifier());
   if (!authority) return report(authority.error());
   Status admitted = admit_anchors(*anchors, **authority, log, {options.tenant, (*file)->digest(), utc_now()});
   if (!admitted) return report(admitted.error());
-  return Run(options, **file, **tokenizer, anchors->set, **recorder).answer(**backend, std::move(requests));
+  return Run(options, **file, **tokenizer, log, **authority).answer(**backend, std::move(requests));
 }
 
 void add_prompt_options(CLI::App& command, RunOptions& options) {
@@ -259,6 +277,21 @@ void add_run_command(CLI::App& app, Action& action) {
   command->add_option("--kv-blocks", options->kv_blocks,
                       "blocks of 64 tokens in the KV cache; 0 = as needed");
   command->add_flag("--no-prefix-cache", options->no_prefix_cache, "compute every prompt from its start");
+  command
+      ->add_option(
+          "--stream", options->stream,
+          "strict: text is shown when it is validated; optimistic: at once, and is provisional until "
+          "the answer is validated")
+      ->check(CLI::IsMember({kStrict, kOptimistic}))
+      ->default_str(kOptimistic);
+  command
+      ->add_option("--run-ahead", options->run_ahead,
+                   "commits of an answer that may wait for validation before it has to")
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option("--reexecute", options->reexecute_share,
+                   "share of the commits that are computed again on another backend")
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--receipts", options->receipts, "folder for the receipts");
   command->add_option("--data", options->data,
                       "folder of the ledger and its key; without it they end with this run");

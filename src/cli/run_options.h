@@ -24,6 +24,9 @@ struct RunOptions {
   std::int32_t prefill_chunk = 512;
   std::int64_t kv_blocks = 0;  ///< 0: as many as the prompts need
   bool no_prefix_cache = false;
+  std::string stream = "optimistic";
+  std::int32_t run_ahead = 16;
+  double reexecute_share = 1.0 / 512;
   std::string receipts;
   std::string data;
   std::string database;

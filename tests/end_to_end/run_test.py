@@ -13,7 +13,7 @@ from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, mo
 POLICY = "You are a courteous guide. Answer in one short sentence.\n"
 QUESTIONS = ["What is the capital of France?", "Name a colour of the rainbow.", "Write two lines about the sea."]
 ANSWER_KEYS = {"id", "text", "token_ids", "finish_reason", "receipt", "output_digest", "kv_digest", "anchor_mass",
-               "usage", "timing"}
+               "usage", "timing", "validated", "commits", "verdicts", "reexecuted"}
 
 
 def prompt_lines(count=3, **settings):
@@ -54,6 +54,17 @@ class RunTest(CommandLineTest):
             self.assertEqual({"prefill_tokens_per_s", "decode_tokens_per_s"}, set(answer["timing"]))
             for name in ("output_digest", "kv_digest"):
                 self.assertRegex(answer[name], "^[0-9a-f]{64}$")
+
+    def test_strict_and_optimistic_streams_give_the_same_validated_answer(self):
+        strict, optimistic = (self.answers("-p", "The sea is", "-n", 70, "--stream", stream)["answer"]
+                              for stream in ("strict", "optimistic"))
+        self.assertEqual(optimistic["token_ids"], strict["token_ids"])
+        self.assertEqual(optimistic["text"], strict["text"])
+        for answer in (strict, optimistic):
+            self.assertIs(True, answer["validated"])
+            self.assertEqual(3, answer["commits"])  # the prompt, the block that generation fills, the answer
+            self.assertGreaterEqual(answer["verdicts"], 1)
+        self.assert_fails(run("run", "-m", model(), "-p", "A", "--stream", "sometimes"), BAD_USAGE, "--stream")
 
     def test_no_receipt_is_null_and_logprobs_come_when_asked_for(self):
         answer = self.answers("-p", "The sea is", "-n", 3, "--logprobs", 2)["answer"]
