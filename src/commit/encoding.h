@@ -6,12 +6,17 @@
 #include <utility>
 #include <vector>
 
-#include "commit/cbor.h"
+#include "cbor/cbor.h"
 #include "commit/fields.h"
+
+namespace fieldprint::commit {
+
+using cbor::CborReader;
+using cbor::CborWriter;
 
 /// How each type of field is written. Values are in the format's limits (find_malformed) before they get
 /// here.
-namespace fieldprint::commit::detail {
+namespace detail {
 
 inline void put(CborWriter& w, std::uint32_t value) { w.unsigned_integer(value); }
 inline void put(CborWriter& w, std::uint64_t value) { w.unsigned_integer(value); }
@@ -57,4 +62,5 @@ void put(CborWriter& w, const T& value) {
   }
 }
 
-}  // namespace fieldprint::commit::detail
+}  // namespace detail
+}  // namespace fieldprint::commit

@@ -18,16 +18,17 @@ enum class CommitState : std::uint8_t {
   kRefuted,    ///< found bad, or a cause of it was; as is everything after it in its trajectory
 };
 
-/// The commit protocol as a state machine: which trajectories may go on, which commits are validated, and which
-/// effects may leave. It does no input or output and knows no threads; engine/committer.h tells it what has
-/// happened. Its transitions carry the names that tests/model_check/protocol.pml gives them: that model is
-/// checked exhaustively, and protocol_trace_test drives this class through the model's traces.
+/// The commit protocol as a state machine: which trajectories may go on, which commits are validated, and
+/// which effects may leave. It does no input or output and knows no threads; engine/committer.h tells it what
+/// has happened. Its transitions carry the names that tests/model_check/protocol.pml gives them: that model
+/// is checked exhaustively, and protocol_trace_test drives this class through the model's traces.
 ///
 ///   sealed → durable      acknowledge, in the order of sealing
 ///   durable → validated   validate, in that order too
 ///   sealed, durable → refuted   refute, of this commit or of one before it; revoke of an anchor bound
 ///
-/// A transition that is called out of order is a CHECK.
+/// Validated and refuted are final. A transition that is called out of order is a CHECK. A crash is the end
+/// of this object: trajectories that were under way are lost, and with them their effects.
 class Protocol {
  public:
   using Trajectory = std::uint64_t;
@@ -40,33 +41,41 @@ class Protocol {
   enum class Release : std::uint8_t { kPending, kReleased, kWithheld };
 
   /// `run_ahead` ≥ 1: so many commits of a trajectory may await validation before it must wait.
-  explicit Protocol(std::int32_t run_ahead) : run_ahead_(run_ahead) {}
+  explicit Protocol(std::int32_t run_ahead);
 
   // What has happened.
-  /// A trajectory begins under these anchors. False, and nothing has begun, if one of them was revoked.
+  /// A trajectory begins under these anchors; its number is never used again. False, and nothing has begun,
+  /// if one of them was revoked.
   bool open(Trajectory trajectory, std::vector<Digest> anchors);
   /// The next segment is computed. The trajectory may run.
   Commit seal(Trajectory trajectory);
-  /// The commit's record is durable. Of a refuted commit nothing changes.
+  /// The commit's record is durable. Of a refuted commit, or of a trajectory that is forgotten, nothing
+  /// changes.
   void acknowledge(Commit commit);
-  /// The verdict that the commit is good is durable. Of a refuted commit nothing changes.
+  /// The verdict that the commit is good is durable, and every revocation before it in the ledger has been
+  /// told. Of a refuted commit, or of a trajectory that is forgotten, nothing changes.
   void validate(Commit commit);
-  /// The commit is bad: it and all after it are refuted, effects that depend on them withheld, and the
-  /// trajectory is stopped.
+  /// The commit, which is not validated, is bad: it and all after it are refuted, effects that depend on them
+  /// withheld, and the trajectory is stopped; those before it go their way. Of a refuted commit, or of a
+  /// trajectory that is forgotten, nothing changes.
   void refute(Commit commit, const std::string& reason);
-  /// Called before the revocation is acknowledged to anyone: from here on nothing that the anchor is a cause of
-  /// begins, goes on, is validated or leaves.
+  /// Called before the revocation is acknowledged to anyone: from here on nothing that the anchor is a cause
+  /// of begins, goes on, is validated or leaves. Validated commits stay so; effects not yet taken are
+  /// withheld.
   void revoke(const Digest& anchor, const std::string& reason);
-  /// An effect that depends on every commit that the trajectory has sealed.
+  /// An effect that depends on every commit that the trajectory, which is not closed, has sealed.
   Effect request(Trajectory trajectory);
-  /// No further seal. The trajectory is forgotten when nothing of it is pending any more.
+  /// No further seal or request. The trajectory is forgotten when nothing of it is pending any more: when its
+  /// commits are validated or refuted and its effects taken.
   void close(Trajectory trajectory);
 
-  // What follows from it.
-  /// Whether another token may be computed: not stopped, and fewer than run_ahead commits unvalidated.
+  // What follows from it, for trajectories that are known.
+  /// Whether another token may be computed: neither stopped nor closed, and fewer than run_ahead commits
+  /// unvalidated.
   bool may_run(Trajectory trajectory) const;
+  /// Whether one of its commits was refuted or an anchor of it revoked.
   bool stopped(Trajectory trajectory) const;
-  /// Why it was stopped, empty if it was not.
+  /// Why it was stopped, the first reason of several; empty if it was not.
   const std::string& reason(Trajectory trajectory) const;
   CommitState state(Commit commit) const;
   /// Commits of the trajectory that are validated: the first so many.
@@ -76,24 +85,35 @@ class Protocol {
   std::optional<Commit> to_validate(Trajectory trajectory) const;
   bool known(Trajectory trajectory) const { return trajectories_.contains(trajectory); }
   bool revoked(const Digest& anchor) const { return revoked_.contains(anchor); }
-  /// An effect is answered for once: after kReleased or kWithheld it is forgotten.
+
+  /// release or withhold. An effect is answered for once: after kReleased or kWithheld it is forgotten, and a
+  /// closed trajectory with its last one.
   Release take(Effect effect);
 
  private:
+  /// Of the commits [0, sealed), [0, validated) are validated, [validated, durable) durable, and from
+  /// `refuted` on, which is never below `validated`, refuted.
   struct Life {
     std::vector<Digest> anchors;
-    std::vector<CommitState> commits;
-    std::int32_t durable = 0;    ///< the first so many are durable or beyond
-    std::int32_t validated = 0;  ///< the first so many are validated
-    bool stopped = false;
+    std::int32_t sealed = 0;
+    std::int32_t durable = 0;
+    std::int32_t validated = 0;
+    std::optional<std::int32_t> refuted;  ///< set where the trajectory is stopped
+    bool revoked = false;                 ///< an anchor was
     bool closed = false;
+    std::int32_t effects = 0;  ///< requested and not yet taken
     std::string reason;
   };
   struct Pending {
     Trajectory trajectory = 0;
     std::int32_t needs = 0;  ///< commits that must be validated
-    Release release = Release::kPending;
   };
+
+  const Life& life_of(Trajectory trajectory) const;
+  Life& life_of(Trajectory trajectory);
+  /// The life of a commit's trajectory, or null if it is forgotten or the commit refuted.
+  Life* life_concerned(Commit commit);
+  void forget_if_settled(Trajectory trajectory);
 
   std::int32_t run_ahead_;
   std::map<Trajectory, Life> trajectories_;

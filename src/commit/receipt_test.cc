@@ -6,12 +6,15 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "commit/cbor.h"
+#include "cbor/cbor.h"
 #include "commit/envelope.h"
 #include "commit/receipt_sample.h"
 
 namespace fieldprint::commit {
 namespace {
+
+using cbor::CborReader;
+using cbor::CborWriter;
 
 Bytes encoded(const Receipt& receipt) {
   auto bytes = encode(receipt);

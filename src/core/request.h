@@ -30,12 +30,14 @@ struct Request {
   std::string id;
   std::vector<std::int32_t> prompt;  ///< sink, anchors, context; at least one token
   BlockLayout layout;                ///< how many of the prompt's tokens after the first are anchors
+  std::vector<Digest> anchors;       ///< ids of the anchors bound, in order
   AnchorBounds anchor_bounds;
   SamplingSettings sampling;
   std::int32_t max_tokens = 128;
   std::vector<std::string> stop;  ///< text that ends the answer and is not part of it
   std::int32_t logprobs = -1;     ///< alternatives reported a token; -1: no logprobs at all
   TenantId tenant = 0;
+  std::string tenant_name;  ///< for whom anchors are scoped; empty: nobody in particular
 };
 
 enum class FinishReason : std::uint8_t {

@@ -1,4 +1,4 @@
-#include "commit/cbor.h"
+#include "cbor/cbor.h"
 
 #include <cbor.h>
 
@@ -8,7 +8,7 @@
 
 #include "base/utf8.h"
 
-namespace fieldprint::commit {
+namespace fieldprint::cbor {
 namespace {
 
 enum class ItemType {
@@ -103,7 +103,7 @@ constexpr cbor_callbacks make_callbacks() {
 
 constexpr cbor_callbacks kCallbacks = make_callbacks();
 
-Result<Item> next_item(std::span<const std::uint8_t>& rest, ItemType wanted, std::string_view wanted_name) {
+Result<Item> any_item(std::span<const std::uint8_t>& rest, std::string_view wanted_name) {
   Item item;
   const cbor_decoder_result result = cbor_stream_decode(rest.data(), rest.size(), &kCallbacks, &item);
   if (rest.empty() || result.status == CBOR_DECODER_NEDATA) {
@@ -112,10 +112,18 @@ Result<Item> next_item(std::span<const std::uint8_t>& rest, ItemType wanted, std
   if (result.status != CBOR_DECODER_FINISHED) {
     return caller_error(fmt::format("expected {}, found bytes that are no CBOR item", wanted_name));
   }
-  const bool matches =
-      item.type == wanted || (wanted == ItemType::kNegative && item.type == ItemType::kUnsigned);
-  if (!matches) return caller_error(fmt::format("expected {}, found {}", wanted_name, item.name));
   rest = rest.subspan(result.read);
+  return item;
+}
+
+Result<Item> next_item(std::span<const std::uint8_t>& rest, ItemType wanted, std::string_view wanted_name) {
+  auto after = rest;
+  auto item = any_item(after, wanted_name);
+  if (!item) return item;
+  const bool matches =
+      item->type == wanted || (wanted == ItemType::kNegative && item->type == ItemType::kUnsigned);
+  if (!matches) return caller_error(fmt::format("expected {}, found {}", wanted_name, item->name));
+  rest = after;
   return item;
 }
 
@@ -250,4 +258,35 @@ Result<std::size_t> CborReader::map() {
   return static_cast<std::size_t>(item->number);
 }
 
-}  // namespace fieldprint::commit
+Status CborReader::skip() {
+  for (std::uint64_t pending = 1; pending > 0; --pending) {
+    auto item = any_item(rest_, "an item");
+    if (!item) return item.error();
+    if (item->type == ItemType::kOther) {
+      return caller_error(fmt::format("expected an item, found {}", item->name));
+    }
+    const bool holds_items = item->type == ItemType::kArray || item->type == ItemType::kMap;
+    if (!holds_items) continue;
+    if (item->number > rest_.size()) return caller_error("a list is longer than the bytes that are left");
+    pending += item->number * (item->type == ItemType::kMap ? 2 : 1);
+  }
+  return {};
+}
+
+std::string_view text_under(std::string_view key, std::span<const std::uint8_t> map) {
+  CborReader reader(map);
+  auto entries = reader.map();
+  if (!entries) return {};
+  for (std::size_t i = 0; i < *entries; ++i) {
+    auto name = reader.text();
+    if (!name) return {};
+    if (*name == key) {
+      auto value = reader.text();
+      return value ? *value : std::string_view();
+    }
+    if (!reader.skip()) return {};
+  }
+  return {};
+}
+
+}  // namespace fieldprint::cbor

@@ -1,4 +1,4 @@
-#include "commit/cbor.h"
+#include "cbor/cbor.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 
 #include "base/sha256.h"
 
-namespace fieldprint::commit {
+namespace fieldprint::cbor {
 namespace {
 
 template <class Write>
@@ -114,5 +114,37 @@ TEST(Cbor, ALengthThatLiesIsRefusedWithoutAllocation) {
   EXPECT_FALSE(CborReader(bytes("1bffffffffffffffff")).integer().ok());
 }
 
+TEST(Cbor, SkipsAnItemWithAllThatIsInIt) {
+  // [1, {"a": [h'00ff', 1.5]}, -3], then 7
+  const auto nested = bytes(
+      "8301a161618242"
+      "00fff93e00"
+      "2207");
+  CborReader reader(nested);
+  ASSERT_TRUE(reader.skip().ok());
+  EXPECT_EQ(*reader.unsigned_integer(), 7u);
+  EXPECT_FALSE(reader.skip().ok());
+  EXPECT_FALSE(CborReader(bytes("8201")).skip().ok());
+  EXPECT_FALSE(CborReader(bytes("9bffffffffffffffff01")).skip().ok());
+  EXPECT_FALSE(CborReader(bytes("9f01ff")).skip().ok());
+  // Deeper than any stack.
+  EXPECT_FALSE(CborReader(std::vector<std::uint8_t>(1 << 20, 0x81)).skip().ok());
+}
+
+TEST(Cbor, FindsATextUnderAKey) {
+  const auto map = bytes(
+      "a2"
+      "6161"
+      "82a001"
+      "667265636f7264"
+      "646f70656e");  // {"a": [{}, 1], "record": "open"}
+  EXPECT_EQ(text_under("record", map), "open");
+  EXPECT_EQ(text_under("a", map), "");
+  EXPECT_EQ(text_under("b", map), "");
+  EXPECT_EQ(text_under("record", std::span(map).first(map.size() - 1)), "");
+  EXPECT_EQ(text_under("record", bytes("82667265636f7264646f70656e")), "");
+  EXPECT_EQ(text_under("record", bytes("")), "");
+}
+
 }  // namespace
-}  // namespace fieldprint::commit
+}  // namespace fieldprint::cbor

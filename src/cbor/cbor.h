@@ -10,11 +10,11 @@
 
 #include "base/result.h"
 
-/// The part of CBOR (RFC 8949) that a receipt needs, in the core deterministic encoding of §4.2.1: shortest
+/// The part of CBOR (RFC 8949) that records need, in the core deterministic encoding of §4.2.1: shortest
 /// arguments, shortest floats that keep the value, definite lengths. Map keys are put in order by the caller.
 /// The bytes of each item are libcbor's; items are read one at a time, so a length that lies allocates
 /// nothing.
-namespace fieldprint::commit {
+namespace fieldprint::cbor {
 
 class CborWriter {
  public:
@@ -48,6 +48,7 @@ class CborReader {
   Result<std::string_view> text();
   Result<std::size_t> array();  ///< never more items than bytes are left
   Result<std::size_t> map();
+  Status skip();  ///< over any item and all in it; nesting costs no stack
 
   bool at_end() const { return rest_.empty(); }
 
@@ -55,4 +56,8 @@ class CborReader {
   std::span<const std::uint8_t> rest_;
 };
 
-}  // namespace fieldprint::commit
+/// The text that a map has under a key; empty if the bytes are no map with such a text. Looks no further than
+/// it must, so the bytes may still be malformed.
+std::string_view text_under(std::string_view key, std::span<const std::uint8_t> map);
+
+}  // namespace fieldprint::cbor
