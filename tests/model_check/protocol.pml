@@ -133,12 +133,14 @@ inline tell() {
 #define trace2(text, x, y) skip
 #endif
 
-/* Chance would soon end everything: in a simulation some things happen only every so many steps. */
+/* A simulation only tells what happens. Chance would soon end everything, so some things happen in few steps. */
 #ifdef TRACE
+#define must(condition) skip
 byte step;
 #define now_and_then(every) (step % every == every - 1)
 #define count_step() step++
 #else
+#define must(condition) assert(condition)
 #define now_and_then(every) true
 #define count_step() skip
 #endif
@@ -235,15 +237,15 @@ inline open(t) {
   :: anchors_of(t) & revoked -> trace2("TRACE open %d %d\n", t, 0)
   :: else ->
 #endif
-     assert(unrevoked(t));
+     must(unrevoked(t));
      known[t] = true;
      trace2("TRACE open %d %d\n", t, 1)
   fi
 }
 
 inline seal(t) {
-  assert(unrevoked(t));
-  assert(sealed[t] - validated[t] < RUN_AHEAD);
+  must(unrevoked(t));
+  must(sealed[t] - validated[t] < RUN_AHEAD);
   sealed[t]++;
   trace1("TRACE seal %d\n", t)
 }
@@ -261,21 +263,24 @@ inline request(t, e) {
   trace2("TRACE request %d %d\n", t, e)
 }
 
-/* Of what released and withheld say, take is the question. */
+/* The question to commit::Protocol is take; release and withhold are its answers. */
 inline take(e) {
   effect[e] = outcome(e);
   if
   :: effect[e] == RELEASED ->
-     assert(needs[e] <= validated[owner[e]] && good_before(owner[e], needs[e]));
-     assert(unrevoked(owner[e]));
-     trace1("TRACE release %d\n", e)
-  :: else -> trace1("TRACE withhold %d\n", e)
+     must(needs[e] <= validated[owner[e]] && good_before(owner[e], needs[e]));
+     must(unrevoked(owner[e]))
+  :: else -> skip
   fi;
   t = owner[e];
   owner[e] = 0;
   needs[e] = 0;
   forget(t);
-  t = 0
+  t = 0;
+  if
+  :: effect[e] == RELEASED -> trace1("TRACE release %d\n", e)
+  :: else -> trace1("TRACE withhold %d\n", e)
+  fi
 }
 
 inline acknowledge(t) {
@@ -285,7 +290,7 @@ inline acknowledge(t) {
 }
 
 inline validate(t) {
-  assert(good_before(t, validated[t] + 1));
+  must(good_before(t, validated[t] + 1));
   validated[t]++;
   forget(t);
   trace2("TRACE validate %d %d\n", t, validated[t] - 1)
@@ -312,7 +317,7 @@ inline refute(t, n) {
   :: d_step { up && may_seal(t) -> seal(t) } \
   :: d_step { up && known[t] && !closed[t] && now_and_then(8) -> close(t) }
 
-#define requests(t, e) :: d_step { up && known[t] && !closed[t] && effect[e] == NONE -> request(t, e) }
+#define requests(t, e) :: d_step { up && known[t] && !closed[t] && effect[e] == NONE && now_and_then(7) -> request(t, e) }
 
 /* Generation: steps for ever, each beginning with a look at the ledger. */
 active proctype engine() {
@@ -436,7 +441,7 @@ inline crash() {
 #ifdef BUG_TAIL_NOT_FLUSHED
      led[i] = (led[i] > 0 -> led[i] - 1 : 0);
 #endif
-     assert(promised[i] <= led[i]);
+     must(promised[i] <= led[i]);
      if
      :: known[i] -> clear(i)
      :: else -> skip
