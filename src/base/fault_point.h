@@ -53,19 +53,19 @@ consteval std::size_t index_of(std::string_view name, bool must_fail) {
   throw "no such fault point, or none that can fail";
 }
 
-extern const bool kArmed;      ///< whether any place is
+extern const bool kArmed;        ///< whether any place is
 Status pass(std::size_t point);  ///< of a process that is armed
 
 }  // namespace fieldprint::fault
 
 /// A Status: an error if the place is armed to fail now.
-#define FAULT_POINT(name)                                                                              \
+#define FAULT_POINT(name)                                                                             \
   (::fieldprint::fault::kArmed ? ::fieldprint::fault::pass(::fieldprint::fault::index_of(name, true)) \
                                : ::fieldprint::Status())
 
 /// A place where a process may die, but nothing may fail any more.
-#define CRASH_POINT(name)                                                                             \
-  do {                                                                                                \
-    if (::fieldprint::fault::kArmed)                                                                  \
-      (void)::fieldprint::fault::pass(::fieldprint::fault::index_of(name, false));                    \
+#define CRASH_POINT(name)                                                          \
+  do {                                                                             \
+    if (::fieldprint::fault::kArmed)                                               \
+      (void)::fieldprint::fault::pass(::fieldprint::fault::index_of(name, false)); \
   } while (false)

@@ -60,9 +60,9 @@ TEST(FaultPoint, AnArmedPlaceFailsOnce) {
 }
 
 TEST(FaultPoint, WhatCannotBeInjectedEndsTheProcessAtOnce) {
-  for (const char* fault : {"", "kill", "kill:store.grow.committed", "kill:store.grow.committed:0", "kill:nowhere:1",
-                            "fail:store.grow.committed:1", "pause:store.grow.committed:1",
-                            "kill:store.grow.committed:1x"}) {
+  for (const char* fault :
+       {"", "kill", "kill:store.grow.committed", "kill:store.grow.committed:0", "kill:nowhere:1",
+        "fail:store.grow.committed:1", "pause:store.grow.committed:1", "kill:store.grow.committed:1x"}) {
     const int status = status_with(fault);
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 2) << fault << ": " << status;
   }

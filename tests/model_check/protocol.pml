@@ -313,7 +313,7 @@ inline refute(t, n) {
 #endif
 
 #define of_engine(t) \
-  :: d_step { up && !opened[t] -> open(t) } \
+  :: d_step { up && !opened[t] && now_and_then(13 + 8 * t) -> open(t) } \
   :: d_step { up && may_seal(t) -> seal(t) } \
   :: d_step { up && known[t] && !closed[t] && now_and_then(8) -> close(t) }
 

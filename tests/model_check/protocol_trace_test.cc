@@ -1,6 +1,7 @@
-// Drives commit::Protocol through what simulations of protocol.pml print, and compares after every transition what the
-// model and the code say: known trajectories, whether they may run, the state of every commit, and what take would
-// answer for every pending effect. Reads traces from stdin, one after another, each begun by "BEGIN <name>".
+// Drives commit::Protocol through what simulations of protocol.pml print, and compares after every transition
+// what the model and the code say: known trajectories, whether they may run, the state of every commit, and
+// what take would answer for every pending effect. Reads traces from stdin, one after another, each begun by
+// "BEGIN <name>".
 
 #include <fmt/format.h>
 
@@ -15,9 +16,9 @@
 namespace fieldprint::commit {
 namespace {
 
-constexpr std::int32_t kRunAhead = 2;    // RUN_AHEAD of the model
-constexpr std::int32_t kNever = 15;      // NEVER
-constexpr int kReleased = 2;             // RELEASED
+constexpr std::int32_t kRunAhead = 2;  // RUN_AHEAD of the model
+constexpr std::int32_t kNever = 15;    // NEVER
+constexpr int kReleased = 2;           // RELEASED
 
 Digest anchor(int number) { return Digest{static_cast<std::uint8_t>(number + 1)}; }
 
@@ -106,8 +107,8 @@ class Driver {
     std::uint64_t trajectory = 0;
     Stated stated;
     std::string label;
-    words >> trajectory >> label >> stated.may_run >> label >> stated.stopped >> label >> stated.sealed >> label >>
-        stated.durable >> label >> stated.validated >> label >> stated.refuted;
+    words >> trajectory >> label >> stated.may_run >> label >> stated.stopped >> label >> stated.sealed >>
+        label >> stated.durable >> label >> stated.validated >> label >> stated.refuted;
     if (!words) return "a line that cannot be read";
     ++comparisons_;
     if (!protocol_.known(trajectory)) return fmt::format("trajectory {} is unknown to the code", trajectory);
@@ -116,7 +117,8 @@ class Driver {
     if (protocol_.sealed(trajectory) != stated.sealed) return "sealed differs";
     if (protocol_.validated(trajectory) != stated.validated) return "validated differs";
     for (std::int32_t n = 0; n < stated.sealed; ++n) {
-      if (protocol_.state({trajectory, n}) != stated.of(n)) return fmt::format("the state of commit {} differs", n);
+      if (protocol_.state({trajectory, n}) != stated.of(n))
+        return fmt::format("the state of commit {} differs", n);
     }
     return {};
   }
