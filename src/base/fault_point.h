@@ -41,7 +41,7 @@ inline constexpr Point kPoints[] = {
     {"store.grow.committed"},
     {"store.checkpoint.before_commit", true},
     {"store.checkpoint.committed"},
-    {"log.acknowledged"},
+    {"log.before_acknowledgement"},
     {"recorder.before_answer", true},
     {"recorder.answer_recorded"},
 };

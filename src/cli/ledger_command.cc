@@ -39,7 +39,7 @@ bool present(const std::string& path) {
 }
 
 Result<std::unique_ptr<store::SignedLog>> open_for_signing(const LedgerOptions& options) {
-  auto store = open_place(options.place, store::Access::kRead);
+  auto store = open_place(options.place, store::Access::kContinue);
   if (!store) return store.error();
   auto key = ledger::load_key_file(options.place.signing_key());
   if (!key) return key.error();

@@ -1,5 +1,6 @@
 #include "engine/recorder.h"
 
+#include "base/fault_point.h"
 #include "commit/envelope.h"
 #include "store/data_folder.h"
 
@@ -15,8 +16,10 @@ Result<commit::Receipt> Recorder::record(const commit::Body& body) {
   auto encoded = commit::encode_body(body);
   if (!encoded) return encoded.error();
   const store::Bytes leaf = commit::leaf_of(std::move(*encoded));
+  if (Status status = FAULT_POINT("recorder.before_answer"); !status) return status.error();
   auto logged = log_->append({&leaf, 1});
   if (!logged) return logged.error();
+  CRASH_POINT("recorder.answer_recorded");
   store::LoggedLeaf& entry = logged->front();
   commit::Receipt receipt;
   receipt.body = body;

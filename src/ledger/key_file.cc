@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "base/bounds.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 
 namespace fieldprint::ledger {
@@ -60,10 +61,12 @@ Result<SignerKey> load_or_create_key_file(const std::string& path, const std::st
   if (!*present) {
     auto key = SignerKey::generate(name);
     if (!key) return key;
+    if (Status status = FAULT_POINT("key.before_creation"); !status) return status.error();
     std::string text = key->secret_text() + "\n";
     auto created = create_file_atomically(path, as_writable_bytes(text), 0600);
     wipe(as_writable_bytes(text));
     if (!created) return created.error();
+    CRASH_POINT("key.created");
     if (*created) return key;
   }
   auto key = load_key_file(path);
