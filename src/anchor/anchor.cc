@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "anchor/head_line.h"
 #include "base/bounds.h"
 #include "base/file.h"
 #include "base/utf8.h"
@@ -30,22 +31,13 @@ std::string normalise(std::string_view text) {
   return out;
 }
 
-std::string canonical_text(AnchorType type, std::string_view name, std::string_view text) {
+std::string canonical_text(AnchorType type, std::string_view name, const Terms& terms,
+                           std::string_view text) {
   const std::string name_line = name.empty() ? std::string() : fmt::format("name {}\n", name);
-  return fmt::format("{}type {}\n{}\n{}", kMagic, name_of(type), name_line, text);
+  return fmt::format("{}type {}\n{}{}\n{}", kMagic, name_of(type), name_line, format_terms(terms), text);
 }
 
 Error malformed(std::string_view what) { return caller_error(fmt::format("malformed anchor: {}", what)); }
-
-// Takes "KEY VALUE\n" off `rest` and gives VALUE.
-bool take_line(std::string_view& rest, std::string_view key, std::string_view& value) {
-  if (!rest.starts_with(key)) return false;
-  const std::size_t end = rest.find('\n');
-  if (end == std::string_view::npos) return false;
-  value = rest.substr(key.size(), end - key.size());
-  rest.remove_prefix(end + 1);
-  return true;
-}
 
 }  // namespace
 
@@ -69,13 +61,14 @@ Result<AnchorType> anchor_type(std::string_view name) {
   return *found;
 }
 
-Anchor::Anchor(AnchorType type, std::string name, std::string text)
+Anchor::Anchor(AnchorType type, std::string name, Terms terms, std::string text)
     : type_(type),
       name_(std::move(name)),
+      terms_(std::move(terms)),
       text_(std::move(text)),
-      id_(sha256(canonical_text(type_, name_, text_))) {}
+      id_(sha256(canonical_text(type_, name_, terms_, text_))) {}
 
-Result<Anchor> Anchor::make(AnchorType type, std::string_view name, std::string_view text) {
+Result<Anchor> Anchor::make(AnchorType type, std::string_view name, std::string_view text, Terms terms) {
   if (std::cmp_greater(text.size(), bounds::kMaxAnchorBytes)) {
     return caller_error(
         fmt::format("an anchor of {} bytes is over the limit of {}", text.size(), bounds::kMaxAnchorBytes));
@@ -85,14 +78,19 @@ Result<Anchor> Anchor::make(AnchorType type, std::string_view name, std::string_
     return caller_error("an anchor's text must not hold a NUL byte");
   std::string normal = normalise(text);
   if (normal.empty()) return caller_error("an anchor's text must not be empty");
-  const bool name_ok = std::cmp_less_equal(name.size(), bounds::kMaxAnchorNameBytes) && valid_utf8(name) &&
-                       std::none_of(name.begin(), name.end(),
-                                    [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  const bool name_ok = std::cmp_less_equal(name.size(), bounds::kMaxAnchorNameBytes) && is_line(name);
   if (!name_ok) {
     return caller_error(fmt::format("an anchor's name must be one line of UTF-8 of at most {} bytes",
                                     bounds::kMaxAnchorNameBytes));
   }
-  return Anchor(type, std::string(name), std::move(normal));
+  auto sound = checked(std::move(terms));
+  if (!sound) return sound.error();
+  if (std::cmp_greater(canonical_text(type, name, *sound, normal).size(), bounds::kMaxAnchorCanonicalBytes)) {
+    return caller_error(
+        fmt::format("an anchor with its tenants, models and predecessors may have {} bytes; this has more",
+                    bounds::kMaxAnchorCanonicalBytes));
+  }
+  return Anchor(type, std::string(name), std::move(*sound), std::move(normal));
 }
 
 Result<Anchor> Anchor::parse(std::span<const std::uint8_t> canonical) {
@@ -106,27 +104,30 @@ Result<Anchor> Anchor::parse(std::span<const std::uint8_t> canonical) {
   if (!type) return malformed(type.error().message);
   std::string_view name;
   (void)take_line(rest, "name ", name);
+  auto terms = take_terms(rest);
+  if (!terms) return malformed(terms.error().message);
   std::string_view blank;
   if (!rest.starts_with('\n') || !take_line(rest, "", blank))
     return malformed("no empty line above the text");
-  auto anchor = make(*type, name, rest);
+  auto anchor = make(*type, name, rest, std::move(*terms));
   if (!anchor) return malformed(anchor.error().message);
-  if (canonical_text(*type, anchor->name(), anchor->text()) != whole) {
+  if (canonical_text(*type, anchor->name(), anchor->terms(), anchor->text()) != whole) {
     return malformed("its bytes are not in canonical form");
   }
   return anchor;
 }
 
 Result<Anchor> Anchor::load(const std::string& path, AnchorType type) {
-  auto bytes = read_file(path, bounds::kMaxAnchorBytes);
+  auto bytes = read_file(path, bounds::kMaxAnchorCanonicalBytes);
   if (!bytes) return bytes.error();
-  auto anchor = make(type, {}, {reinterpret_cast<const char*>(bytes->data()), bytes->size()});
+  const std::string_view text(reinterpret_cast<const char*>(bytes->data()), bytes->size());
+  auto anchor = text.starts_with(kMagic) ? parse(*bytes) : make(type, {}, text);
   if (!anchor) return Error{anchor.error().kind, fmt::format("{}: {}", path, anchor.error().message)};
   return anchor;
 }
 
 std::vector<std::uint8_t> Anchor::canonical_bytes() const {
-  const std::string text = canonical_text(type_, name_, text_);
+  const std::string text = canonical_text(type_, name_, terms_, text_);
   return {text.begin(), text.end()};
 }
 
@@ -153,6 +154,19 @@ Digest AnchorSet::digest() const {
   hash.update("fieldprint-anchor-set 1\n");
   for (const Anchor& anchor : anchors_) hash.update(anchor.id());
   return hash.finish();
+}
+
+Result<core::AnchorBounds> AnchorSet::bounds(const core::AnchorBounds& requested) const {
+  core::AnchorBounds out = requested;
+  for (const Anchor& anchor : anchors_) {
+    out.floor = std::max(out.floor, anchor.terms().floor);
+    out.ceiling = std::min(out.ceiling, anchor.terms().ceiling);
+  }
+  if (out.floor <= out.ceiling) return out;
+  return caller_error(fmt::format(
+      "the anchors' share of attention cannot be at least {} and at most {}; give other bounds or "
+      "bind other anchors",
+      out.floor, out.ceiling));
 }
 
 std::string AnchorSet::text() const {

@@ -6,8 +6,10 @@
 #include <string_view>
 #include <vector>
 
+#include "anchor/terms.h"
 #include "base/result.h"
 #include "base/sha256.h"
+#include "core/request.h"
 
 namespace fieldprint::anchor {
 
@@ -21,6 +23,7 @@ Result<AnchorType> anchor_type(std::string_view name);
 ///     fieldprint-anchor 1\n
 ///     type policy\n
 ///     name NAME\n          only if there is a name
+///     TERMS                only where they say something (format_terms)
 ///     \n
 ///     TEXT                 to the end; no newline is added
 ///
@@ -29,18 +32,20 @@ Result<AnchorType> anchor_type(std::string_view name);
 /// end go.
 class Anchor {
  public:
-  /// Refuses text that is empty, too long (bounds::kMaxAnchorBytes), no UTF-8 or holds NUL, and names that
-  /// are not one line of at most bounds::kMaxAnchorNameBytes. An empty name means none.
-  static Result<Anchor> make(AnchorType type, std::string_view name, std::string_view text);
+  /// Refuses text that is empty, too long (bounds::kMaxAnchorBytes), no UTF-8 or holds NUL, names that are
+  /// not one line of at most bounds::kMaxAnchorNameBytes, and terms that contradict themselves. An empty name
+  /// means none.
+  static Result<Anchor> make(AnchorType type, std::string_view name, std::string_view text, Terms terms = {});
 
   /// Reads canonical bytes. Refuses all bytes that canonical_bytes() would not give back.
   static Result<Anchor> parse(std::span<const std::uint8_t> canonical);
 
-  /// Makes an anchor without a name from a text file.
+  /// Reads a file of canonical bytes, or makes an anchor without name and terms from any other text file.
   static Result<Anchor> load(const std::string& path, AnchorType type = AnchorType::kPolicy);
 
   AnchorType type() const { return type_; }
   const std::string& name() const { return name_; }
+  const Terms& terms() const { return terms_; }
   const std::string& text() const { return text_; }
   std::vector<std::uint8_t> canonical_bytes() const;
   /// SHA-256 of the canonical bytes: the anchor's identity.
@@ -49,9 +54,10 @@ class Anchor {
   bool operator==(const Anchor&) const = default;
 
  private:
-  Anchor(AnchorType type, std::string name, std::string text);
+  Anchor(AnchorType type, std::string name, Terms terms, std::string text);
   AnchorType type_;
   std::string name_;
+  Terms terms_;
   std::string text_;
   Digest id_;
 };
@@ -67,6 +73,9 @@ class AnchorSet {
   bool empty() const { return anchors_.empty(); }
   /// SHA-256 of "fieldprint-anchor-set 1\n" and the ids in order.
   Digest digest() const;
+  /// What holds for all of them and for the request: the largest floor and the smallest ceiling, so that a
+  /// request can only tighten its anchors' bounds. Refuses a floor above the ceiling.
+  Result<core::AnchorBounds> bounds(const core::AnchorBounds& requested) const;
   /// The texts in order, a blank line between two of them.
   std::string text() const;
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 
 /// Every limit of fieldprint, in one place. A limit that input can exceed is answered with an error that
@@ -25,12 +26,19 @@ inline constexpr std::int64_t kMaxStringBytes = 1 << 24;
 inline constexpr std::int64_t kMaxArrayElements = 1 << 24;
 
 // Requests.
-inline constexpr std::int64_t kMaxAnchorTokens = 1024;  ///< default for the sum over an anchor set
-inline constexpr std::int64_t kMaxAnchors = 64;         ///< anchors bound by one request
-inline constexpr std::int64_t kMaxAnchorBytes = 1 << 18;
+inline constexpr std::int64_t kMaxAnchorTokens = 1024;            ///< default for the sum over an anchor set
+inline constexpr std::int64_t kMaxAnchors = 64;                   ///< anchors bound by one request
+inline constexpr std::int64_t kMaxAnchorBytes = 60'000;           ///< of text
+inline constexpr std::int64_t kMaxAnchorCanonicalBytes = 64'000;  ///< so that its proposal fits into a leaf
 inline constexpr std::int64_t kMaxAnchorNameBytes = 256;
-inline constexpr std::int64_t kMaxBatch = 256;        ///< sequences in one step
-inline constexpr std::int64_t kMaxStepTokens = 8192;  ///< tokens in one step
+inline constexpr std::int64_t kMaxAnchorListed = 64;  ///< tenants, models or superseded anchors of one anchor
+inline constexpr std::int64_t kMaxTenantBytes = 256;
+inline constexpr std::int64_t kMaxReasonBytes = 1024;      ///< of a revocation
+inline constexpr std::int64_t kMaxPolicyKeys = 64;         ///< keys of one policy
+inline constexpr std::int64_t kMaxRefusedRecords = 1000;   ///< whose reasons a registry keeps
+inline constexpr std::int64_t kMinAnchorPrefixDigits = 8;  ///< of an id that is not written out
+inline constexpr std::int64_t kMaxBatch = 256;             ///< sequences in one step
+inline constexpr std::int64_t kMaxStepTokens = 8192;       ///< tokens in one step
 inline constexpr std::int64_t kMaxStopStrings = 16;
 inline constexpr std::int64_t kMaxLogprobs = 20;
 inline constexpr std::int64_t kMaxTopK = 1 << 20;
@@ -51,6 +59,9 @@ inline constexpr std::int64_t kMaxLeafBytes =
 inline constexpr std::int64_t kMaxGroupLeaves = 4096;  ///< leaves that one transaction of a ledger takes up
 inline constexpr std::int64_t kMaxGroupBytes = 16LL << 20;
 inline constexpr std::int64_t kMaxProofFileBytes = 1 << 20;
+inline constexpr std::int64_t kReplayLeaves = 4096;  ///< read at once by who follows a ledger
+/// After which a ledger on a server is read again although nothing was heard of it.
+inline constexpr std::chrono::milliseconds kMaxLedgerSilence{1000};
 
 // KV cache.
 inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
@@ -59,6 +70,10 @@ inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
 inline constexpr std::int64_t kMaxReceiptId = 128;  ///< bytes of a receipt's name
 inline constexpr std::int64_t kMaxCanonVersionBytes = 64;
 inline constexpr std::int64_t kMaxStopStringBytes = 4096;
+inline constexpr std::int64_t kMaxInputs = 1024;  ///< tool results and memories that entered a context
+inline constexpr std::int64_t kMaxVerdictCommits = 1024;  ///< that one verdict is about
+inline constexpr std::int64_t kMaxVerdictReasonBytes = 4096;
+inline constexpr std::int64_t kMaxBackendNameBytes = 64;
 
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;

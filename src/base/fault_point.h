@@ -42,6 +42,9 @@ inline constexpr Point kPoints[] = {
     {"store.checkpoint.before_commit", true},
     {"store.checkpoint.committed"},
     {"log.before_acknowledgement"},
+    {"commits.before_append", true},
+    {"commits.recorded"},
+    {"verdicts.recorded"},
     {"recorder.before_answer", true},
     {"recorder.answer_recorded"},
 };

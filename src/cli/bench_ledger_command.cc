@@ -1,12 +1,9 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -17,6 +14,7 @@
 #include "cli/console.h"
 #include "cli/ledger_options.h"
 #include "cli/median.h"
+#include "cli/workplace.h"
 #include "ledger/merkle.h"
 #include "store/data_folder.h"
 
@@ -62,58 +60,6 @@ nlohmann::json summary(std::vector<double> values, double unit) {
           {"p99", quantile(values, 0.99) * unit},
           {"max", values.back() * unit}};
 }
-
-std::string cpu_model() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
-
-std::string today() {
-  const std::time_t now = std::time(nullptr);
-  std::tm date{};
-  ::gmtime_r(&now, &date);
-  return fmt::format("{:04}-{:02}-{:02}", date.tm_year + 1900, date.tm_mon + 1, date.tm_mday);
-}
-
-/// A folder that goes away at the end, unless the caller named one.
-class Workplace {
- public:
-  static Result<std::unique_ptr<Workplace>> make(const store::DataFolder& wanted) {
-    std::unique_ptr<Workplace> place(new Workplace());
-    place->place_ = wanted;
-    if (!wanted.folder.empty()) {
-      std::error_code failure;
-      std::filesystem::create_directories(wanted.folder, failure);
-      if (failure)
-        return environment_error(
-            fmt::format("cannot create the folder {}: {}", wanted.folder, failure.message()));
-      return place;
-    }
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-bench-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) {
-      return environment_error(
-          fmt::format("cannot make a folder like {}; set TMPDIR or give --data", pattern));
-    }
-    place->temporary_ = pattern;
-    place->place_.folder = pattern;
-    return place;
-  }
-  ~Workplace() {
-    std::error_code ignored;
-    if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
-  }
-  Workplace(const Workplace&) = delete;
-  Workplace& operator=(const Workplace&) = delete;
-  const store::DataFolder& place() const { return place_; }
-
- private:
-  Workplace() = default;
-  store::DataFolder place_;
-  std::string temporary_;
-};
 
 /// Threads that append one leaf at a time, each as soon as its last one is durable.
 Result<nlohmann::json> measure_appends(store::SignedLog& log, const BenchOptions& options,

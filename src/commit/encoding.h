@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,6 +24,8 @@ inline void put(CborWriter& w, std::uint32_t value) { w.unsigned_integer(value);
 inline void put(CborWriter& w, std::uint64_t value) { w.unsigned_integer(value); }
 inline void put(CborWriter& w, std::int32_t value) { w.integer(value); }
 inline void put(CborWriter& w, float value) { w.single(value); }
+inline void put(CborWriter& w, bool value) { w.unsigned_integer(value ? 1 : 0); }
+inline void put(CborWriter& w, const RecordName& name) { w.text(name.text); }
 inline void put(CborWriter& w, const std::string& value) { w.text(value); }
 inline void put(CborWriter& w, const Digest& value) { w.byte_string(value); }
 inline void put(CborWriter& w, const Bytes& value) { w.byte_string(value); }
@@ -30,6 +34,10 @@ inline void put(CborWriter& w, core::FinishReason value) {
 }
 void put(CborWriter& w, const TokenIds& tokens);          ///< a byte string of LEB128 numbers
 void put(CborWriter& w, const core::BlockRecord& block);  ///< [segment, index, tokens, digest]
+
+/// What stands in the ledger for an encoding that is longer than a leaf may be: {"record": `record`, unless
+/// that is empty, "body_bytes": its length, "body_digest": its SHA-256}.
+Bytes digest_leaf(std::string_view record, std::span<const std::uint8_t> encoding);
 
 template <HasFields T>
 void put(CborWriter& w, const T& value);

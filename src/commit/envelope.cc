@@ -106,6 +106,10 @@ void check_ledger(const Receipt& receipt, std::span<const ledger::VerifierKey> t
        same_size ? fmt::format("the checkpoint states {} leaves", checkpoint->size)
                  : fmt::format("is {}, but the checkpoint states {}", receipt.tree_size, checkpoint->size)});
 
+  const bool before = receipt.body.anchors_at <= receipt.leaf_index;
+  out.push_back({"anchors_at", before,
+                 fmt::format("the anchors were in force in a ledger of {} leaves, {} leaf {}",
+                             receipt.body.anchors_at, before ? "before" : "not before", receipt.leaf_index)});
   const Digest leaf = ledger::leaf_hash(leaf_of(detail::encoded(receipt.body)));
   const Status included = ledger::verify_inclusion(leaf, receipt.leaf_index, checkpoint->size,
                                                    receipt.inclusion_proof, checkpoint->root);

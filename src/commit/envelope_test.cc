@@ -33,6 +33,13 @@ void alter(AnchorRecord& value, int how) {
     value.canonical.push_back('x');
   }
 }
+void alter(Input& value, int how) {
+  if (how == 1) {
+    alter(value.digest, how);
+  } else {
+    value.kind = value.kind == "memory" ? "tool_result" : "memory";
+  }
+}
 void alter(core::BlockRecord& value, int how) {
   if (how == 0) value.segment = core::Segment::kContext;
   if (how == 1) ++value.index;
@@ -134,6 +141,7 @@ TEST(Envelope, AForgedLedgerNeedsATrustedKey) {
   Receipt receipt = sample::receipt(2);
   receipt.body.output_tokens[0] ^= 1;
   receipt.body.output_digest = digest_of(receipt.body.output_tokens);
+  receipt.body.anchors_at = 0;
   receipt.leaf_index = 0;
   receipt.tree_size = 1;
   receipt.inclusion_proof.clear();
@@ -156,6 +164,7 @@ TEST(Envelope, StatementsThatContradictEachOtherFailEvenWhenSealed) {
   EXPECT_EQ(failing([](Receipt& r) { r.body.output_digest[0] ^= 1; }), "output_digest");
   EXPECT_EQ(failing([](Receipt& r) { r.tree_size = 8; }), "tree_size");
   EXPECT_EQ(failing([](Receipt& r) { r.leaf_index = 4; }), "inclusion_proof");
+  EXPECT_EQ(failing([](Receipt& r) { r.body.anchors_at = 6; }), "anchors_at");
   EXPECT_EQ(failing([](Receipt& r) { r.verifier_key = "none"; }), "verifier_key");
   EXPECT_EQ(failing([](Receipt& r) { r.checkpoint[0] = 'X'; }), "checkpoint");
 }

@@ -5,9 +5,10 @@
 #include <type_traits>
 
 #include "commit/receipt.h"
+#include "commit/segment.h"
 
-/// The one list of a receipt's fields. Encoding, decoding, field checks, the JSON view and the names in
-/// errors are all made from it. `visit(name, member)` is called for each field; T may be const.
+/// The one list of the fields of receipts and records. Encoding, decoding, field checks, the JSON view and
+/// the names in errors are all made from it. `visit(name, member)` is called for each field; T may be const.
 namespace fieldprint::commit::detail {
 
 template <class T, class U>
@@ -35,6 +36,12 @@ void for_each_field(T& anchor, Visit&& visit) {
   visit("canonical", anchor.canonical);
 }
 
+template <MaybeConst<Input> T, class Visit>
+void for_each_field(T& input, Visit&& visit) {
+  visit("kind", input.kind);
+  visit("digest", input.digest);
+}
+
 template <MaybeConst<Body> T, class Visit>
 void for_each_field(T& body, Visit&& visit) {
   visit("version", body.version);
@@ -42,12 +49,14 @@ void for_each_field(T& body, Visit&& visit) {
   visit("canon_version", body.canon_version);
   visit("anchors", body.anchors);
   visit("anchor_bounds", body.anchor_bounds);
+  visit("anchors_at", body.anchors_at);
   visit("sink_tokens", body.sink_tokens);
   visit("anchor_tokens", body.anchor_tokens);
   visit("context_tokens", body.context_tokens);
   visit("sampling", body.sampling);
   visit("max_tokens", body.max_tokens);
   visit("stop", body.stop);
+  visit("inputs", body.inputs);
   visit("output_tokens", body.output_tokens);
   visit("output_digest", body.output_digest);
   visit("finish_reason", body.finish_reason);
@@ -67,10 +76,57 @@ void for_each_field(T& receipt, Visit&& visit) {
   visit("field_checks", receipt.field_checks);
 }
 
+/// A field that says what a record is: always of this value.
+struct RecordName {
+  std::string_view text;
+};
+inline constexpr RecordName kOpenName{"open"};
+inline constexpr RecordName kSegmentName{"segment"};
+inline constexpr RecordName kVerdictName{"verdict"};
+
+template <MaybeConst<OpenRecord> T, class Visit>
+void for_each_field(T& record, Visit&& visit) {
+  visit("record", kOpenName);
+  visit("model_digest", record.model_digest);
+  visit("canon_version", record.canon_version);
+  visit("anchors", record.anchors);
+  visit("anchor_bounds", record.anchor_bounds);
+  visit("anchors_at", record.anchors_at);
+  visit("sampling", record.sampling);
+  visit("max_tokens", record.max_tokens);
+  visit("stop", record.stop);
+  visit("inputs", record.inputs);
+  visit("prompt_tokens", record.prompt_tokens);
+  visit("prompt_digest", record.prompt_digest);
+  visit("kv_blocks", record.kv_blocks);
+}
+
+template <MaybeConst<SegmentRecord> T, class Visit>
+void for_each_field(T& record, Visit&& visit) {
+  visit("record", kSegmentName);
+  visit("parent", record.parent);
+  visit("first", record.first);
+  visit("tokens", record.tokens);
+  visit("tokens_digest", record.tokens_digest);
+  visit("kv_block", record.kv_block);
+}
+
+template <MaybeConst<VerdictRecord> T, class Visit>
+void for_each_field(T& record, Visit&& visit) {
+  visit("record", kVerdictName);
+  visit("commits", record.commits);
+  visit("good", record.good);
+  visit("reason", record.reason);
+  visit("head", record.head);
+  visit("pages_checked", record.pages_checked);
+  visit("reexecuted_on", record.reexecuted_on);
+}
+
 /// A struct that is written as a map of its fields.
 template <class T>
 concept HasFields = MaybeConst<T, SamplingSettings> || MaybeConst<T, core::AnchorBounds> ||
-    MaybeConst<T, AnchorRecord> || MaybeConst<T, Body> || MaybeConst<T, Receipt>;
+    MaybeConst<T, AnchorRecord> || MaybeConst<T, Input> || MaybeConst<T, Body> || MaybeConst<T, Receipt> ||
+    MaybeConst<T, OpenRecord> || MaybeConst<T, SegmentRecord> || MaybeConst<T, VerdictRecord>;
 
 /// "sampling.top_k"; a body's fields go by their own name, without "body.".
 inline std::string path_of(std::string_view outer, std::string_view name) {

@@ -17,12 +17,19 @@ namespace fieldprint::commit {
 using Bytes = std::vector<std::uint8_t>;
 using TokenIds = std::vector<std::int32_t>;  ///< 0 ≤ id < bounds::kMaxVocab
 
-inline constexpr std::uint32_t kReceiptVersion = 1;
+inline constexpr std::uint32_t kReceiptVersion = 2;
 
 struct AnchorRecord {
   Digest id{};      ///< SHA-256 of `canonical`
   Bytes canonical;  ///< the anchor's canonical bytes
   bool operator==(const AnchorRecord&) const = default;
+};
+
+/// What entered a context besides the text of its prompt.
+struct Input {
+  std::string kind;  ///< "tool_result" or "memory"
+  Digest digest{};   ///< SHA-256 of its bytes
+  bool operator==(const Input&) const = default;
 };
 
 /// What the ledger records: see leaf_of.
@@ -32,19 +39,21 @@ struct Body {
   std::string canon_version;
   std::vector<AnchorRecord> anchors;  ///< in the order in which they were bound
   core::AnchorBounds anchor_bounds;   ///< floor 0 and ceiling 1 mean none
+  std::uint64_t anchors_at = 0;       ///< size of the ledger by which the anchors were in force
   TokenIds sink_tokens;               ///< the prompt is sink, anchors, context
   TokenIds anchor_tokens;
   TokenIds context_tokens;
   SamplingSettings sampling;
   std::int32_t max_tokens = 0;
   std::vector<std::string> stop;
+  std::vector<Input> inputs;
   TokenIds output_tokens;
   Digest output_digest{};  ///< digest_of(output_tokens)
   core::FinishReason finish_reason = core::FinishReason::kStop;
   std::vector<core::BlockRecord> kv_blocks;
   std::vector<float>
       anchor_mass;  ///< mean over the output tokens, for each layer, 0 … 1; empty without anchors
-  Digest parent{};  ///< commit_digest of the body before it in its trajectory; zeros for the first
+  Digest parent{};  ///< leaf hash of the last record before it in its trajectory: see commit/segment.h
   bool operator==(const Body&) const = default;
 };
 
@@ -74,7 +83,7 @@ Result<Bytes> encode_body(const Body& body);
 /// {"body_bytes": its length, "body_digest": its SHA-256} in the same encoding.
 Bytes leaf_of(Bytes encoded_body);
 
-/// The body's leaf hash in the ledger: what a later body names as its parent.
+/// The body's leaf hash in the ledger.
 Result<Digest> commit_digest(const Body& body);
 
 /// The receipt in the same encoding, the body as a map inside. Settings may be out of their ranges, so that a
@@ -82,7 +91,7 @@ Result<Digest> commit_digest(const Body& body);
 Result<Bytes> encode(const Receipt& receipt);
 
 /// The inverse of encode, strict: exactly the known fields, of their types, within the format's limits, in
-/// the deterministic encoding. Errors name the field.
+/// the deterministic encoding. Errors name the field, or say that the receipt is of another version.
 Result<Receipt> decode(std::span<const std::uint8_t> bytes);
 
 /// A readable view of everything in the receipt: digests in hexadecimal, floats with their bits. Not meant to

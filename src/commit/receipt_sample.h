@@ -4,6 +4,7 @@
 
 #include "commit/envelope.h"
 #include "commit/receipt.h"
+#include "commit/segment.h"
 #include "ledger/checkpoint.h"
 #include "ledger/merkle.h"
 
@@ -55,23 +56,28 @@ inline Body body(std::uint64_t seed, std::size_t output_tokens) {
     b.anchors.push_back({sha256(text), Bytes(text.begin(), text.end())});
   }
   b.anchor_bounds = {random.share(), 1};
+  b.anchors_at = random.below(5);
   b.sink_tokens = {1};
   b.anchor_tokens = random.tokens(20);
   b.context_tokens = random.tokens(30 + random.below(100));
   b.sampling = {0.8f, 40, 0.95f, 0.05f, 1.1f, random.below(~0ull)};
   b.max_tokens = 512;
   b.stop = {"\n\nUser:", "Fin — é"};
+  for (std::uint64_t i = 0; i <= seed % 2; ++i)
+    b.inputs.push_back({i == 0 ? "tool_result" : "memory", random.digest()});
   b.output_tokens = random.tokens(output_tokens);
   b.output_digest = digest_of(b.output_tokens);
   b.finish_reason = core::FinishReason::kLength;
   for (const auto& [segment, tokens] :
        {std::pair{core::Segment::kSink, std::size_t{1}},
         std::pair{core::Segment::kAnchors, b.anchor_tokens.size()},
-        std::pair{core::Segment::kContext, b.context_tokens.size() + output_tokens}}) {
+        std::pair{core::Segment::kContext,
+                  b.context_tokens.size() + std::max<std::size_t>(output_tokens, 1) - 1}}) {
     for (const auto& block : blocks(random, segment, tokens)) b.kv_blocks.push_back(block);
   }
   for (int layer = 0; layer < 30; ++layer) b.anchor_mass.push_back(random.share());
-  b.parent = random.digest();
+  const auto parent = parent_of(b);
+  b.parent = parent ? *parent : random.digest();
   return b;
 }
 

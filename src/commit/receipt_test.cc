@@ -176,9 +176,22 @@ TEST(Receipt, RefusesWrongTypesAndNamesTheField) {
             "receipt field sink_tokens: expected a byte string, found a text string");
   EXPECT_EQ(refusal(replaced(good, key_and("sink_tokens", {0x41, 1}), key_and("sink_tokens", {0x41, 0x81}))),
             "receipt field sink_tokens: the last token id is cut off");
-  EXPECT_EQ(refusal(replaced(good, key_and("version", {1}), key_and("version", {2}))),
-            "receipt field version: this program reads version 1");
   EXPECT_EQ(refusal(Bytes{0x80}), "receipt field (receipt): expected a map, found an array");
+}
+
+TEST(Receipt, ReceiptsOfOtherVersionsAreCalledThatAndNotMalformed) {
+  const Bytes good = encoded(sample::receipt(2));
+  EXPECT_EQ(
+      refusal(replaced(good, key_and("version", {2}), key_and("version", {3}))),
+      "receipt field version: made by a later version of fieldprint, which writes receipts of version 3; "
+      "this program reads version 2");
+  // Version 1 had neither inputs nor anchors_at.
+  Bytes first = replaced(good, key_and("version", {2}), key_and("version", {1}));
+  first = replaced(first, key_and("anchors_at", {}), key_and("anchors_ut", {}));
+  EXPECT_EQ(
+      refusal(first),
+      "receipt field version: made by an earlier version of fieldprint, which writes receipts of version "
+      "1; this program reads version 2");
 }
 
 TEST(Receipt, ValuesOutOfRangeAreRefusedByNameWhenWritten) {
@@ -204,6 +217,8 @@ TEST(Receipt, ValuesOutOfRangeAreRefusedByNameWhenWritten) {
   EXPECT_EQ(named([&](Receipt& r) { r.body.kv_blocks[1].tokens = 65; }), "kv_blocks[1].tokens");
   EXPECT_EQ(named([&](Receipt& r) { r.body.kv_blocks[1].index = -1; }), "kv_blocks[1].index");
   EXPECT_EQ(named([&](Receipt& r) { r.body.anchors.resize(65); }), "anchors");
+  EXPECT_EQ(named([&](Receipt& r) { r.body.inputs[0].kind = "rumour"; }), "inputs[0].kind");
+  EXPECT_EQ(named([&](Receipt& r) { r.body.inputs.resize(1025, r.body.inputs[0]); }), "inputs");
   EXPECT_EQ(named([&](Receipt& r) { r.inclusion_proof.resize(65); }), "inclusion_proof");
   EXPECT_EQ(named([&](Receipt& r) { r.checkpoint = "\xc0"; }), "checkpoint");
 }
@@ -250,6 +265,9 @@ TEST(Receipt, TheJsonViewShowsDigestsInHexAndFloatsWithTheirBits) {
   EXPECT_EQ(json["body"]["output_tokens"], receipt.body.output_tokens);
   EXPECT_EQ(json["body"]["kv_blocks"][0]["segment"], "sink");
   EXPECT_EQ(json["body"]["finish_reason"], "length");
+  EXPECT_EQ(json["body"]["anchors_at"], receipt.body.anchors_at);
+  EXPECT_EQ(json["body"]["inputs"][1]["kind"], "memory");
+  EXPECT_EQ(json["body"]["inputs"][1]["digest"], to_hex(receipt.body.inputs[1].digest));
   EXPECT_EQ(json["checkpoint"], receipt.checkpoint);
 }
 

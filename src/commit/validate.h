@@ -2,8 +2,10 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "commit/receipt.h"
+#include "commit/segment.h"
 
 namespace fieldprint::commit {
 
@@ -22,8 +24,11 @@ std::optional<FieldError> find_malformed(const Receipt& receipt);
 /// only: whether the values are true is for the checks to say.
 std::optional<FieldError> find_invalid(const Body& body);
 std::optional<FieldError> find_invalid(const Receipt& receipt);
+std::optional<FieldError> find_invalid(const OpenRecord& record);
+std::optional<FieldError> find_invalid(const SegmentRecord& record);
+std::optional<FieldError> find_invalid(const VerdictRecord& record);
 
 /// "receipt field NAME: PROBLEM", the caller's error.
-Error field_error(const FieldError& error);
+Error field_error(const FieldError& error, std::string_view what = "receipt");
 
 }  // namespace fieldprint::commit

@@ -27,7 +27,27 @@ Status check(const Options& options) {
   if (options.step_tokens < options.max_batch || options.step_tokens > bounds::kMaxStepTokens) {
     return refuse("the step's token budget", options.step_tokens, bounds::kMaxStepTokens);
   }
+  if (!(options.scrub_share >= 0 && options.scrub_share <= 1)) {
+    return caller_error(
+        fmt::format("the scrubber's share of the time is {}, but must be from 0 to 1", options.scrub_share));
+  }
   return {};
+}
+
+/// Digests that say nothing and cost nothing.
+kv::PageHasher no_page_hasher(const kv::BlockPool& pool) {
+  class Nothing final : public backend::PendingDigests {
+   public:
+    explicit Nothing(std::size_t pages) : digests_(pages) {}
+    std::span<const Digest> wait() override { return digests_; }
+
+   private:
+    std::vector<Digest> digests_;
+  };
+  return [&pool](std::span<const kv::BlockId> blocks) {
+    return std::make_unique<Nothing>(blocks.size() *
+                                     static_cast<std::size_t>(pool.geometry().pages_per_block()));
+  };
 }
 
 }  // namespace
@@ -35,7 +55,7 @@ Status check(const Options& options) {
 Result<std::unique_ptr<Engine>> Engine::create(const weights::ModelFile& file,
                                                const tokenizer::Tokenizer& tokenizer,
                                                backend::Backend& backend, const Options& options,
-                                               Events events) {
+                                               Events events, Commits* commits) {
   if (Status status = engine::check(options); !status) return status.error();
   const weights::ModelSpec& spec = file.spec();
   const kv::KvGeometry geometry{spec.layers, spec.kv_heads, spec.head_dim};
@@ -43,18 +63,22 @@ Result<std::unique_ptr<Engine>> Engine::create(const weights::ModelFile& file,
                      kv::backend_memory(backend, options.kv_blocks * geometry.block_bytes()),
                      options.placement_seed);
   return std::unique_ptr<Engine>(
-      new Engine(file, tokenizer, backend, options, std::move(events), std::move(pool)));
+      new Engine(file, tokenizer, backend, options, std::move(events), commits, std::move(pool)));
 }
 
 Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer,
-               backend::Backend& backend, const Options& options, Events events, kv::BlockPool pool)
+               backend::Backend& backend, const Options& options, Events events, Commits* commits,
+               kv::BlockPool pool)
     : file_(file),
       tokenizer_(tokenizer),
       options_(options),
       events_(std::move(events)),
+      commits_(commits == nullptr ? no_commits_ : *commits),
       model_(file, backend, options.step_tokens, options.max_batch),
       pool_(std::move(pool)),
-      cache_(pool_, kv::backend_page_hasher(backend, pool_), options.prefix_cache),
+      cache_(pool_, options.hash_pages ? kv::backend_page_hasher(backend, pool_) : no_page_hasher(pool_),
+             options.prefix_cache),
+      scrubber_(cache_, options.hash_pages ? options.scrub_share : 0),
       root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}
 
 Engine::~Engine() {
@@ -84,13 +108,18 @@ Status Engine::check(const core::Request& request) const {
   if (request.logprobs > bounds::kMaxLogprobs) {
     return caller_error(fmt::format("at most {} alternatives can be reported a token", bounds::kMaxLogprobs));
   }
+  if (request.hold_text && !commits_.records()) {
+    return caller_error("text cannot be held until it is validated where answers are not recorded");
+  }
   return {};
 }
 
 Result<core::SequenceId> Engine::submit(core::Request request) {
   if (Status status = check(request); !status) return status.error();
+  const core::SequenceId id = next_id_;
+  if (Status status = commits_.open(id, request); !status) return status.error();
+  ++next_id_;
   const kv::BlockKey lease = pin_anchors(request);
-  const core::SequenceId id = next_id_++;
   const kv::AnchorOdds odds{request.anchor_bounds.floor_odds(), request.anchor_bounds.ceiling_odds()};
   kv::BlockTable table(cache_, root_, request.layout, odds);
   shares_.enter(request.tenant);
@@ -116,26 +145,54 @@ kv::BlockKey Engine::pin_anchors(const core::Request& request) {
 
 bool Engine::end_idle_leases() {
   std::set<kv::BlockKey> used;
-  for (const auto& [id, sequence] : sequences_) used.insert(sequence->lease);
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->active()) used.insert(sequence->lease);
+  }
   return std::erase_if(leases_, [&](const auto& lease) { return !used.contains(lease.first); }) > 0;
 }
 
 void Engine::cancel(core::SequenceId id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return;
-  if (stepping_) {
-    found->second->dropped = true;
-    finished_.push_back(id);
-    return;
+  if (!stepping_) return drop(id);
+  found->second->dropped = true;
+  ended_.push_back(id);
+}
+
+void Engine::drop(core::SequenceId id) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  Sequence& sequence = *found->second;
+  sequence.dropped = true;
+  // Effects that depend on its commits go on to their outcome.
+  while (!check_pages(sequence)) continue;
+  const Trail& trail = sequence.trail;
+  if (trail.next < trail.sealed) {
+    commits_.refute(id, trail.next, "a page was damaged, and the request ended before it was computed again");
   }
-  shares_.leave(found->second->request.tenant);
+  commits_.end(id);
+  shares_.leave(sequence.request.tenant);
   sequences_.erase(found);
+}
+
+Status Engine::request_effect(core::SequenceId id, std::function<void(const EffectOutcome&)> outcome) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end() || found->second->dropped) {
+    return caller_error(fmt::format("there is no sequence {} that could have effects", id));
+  }
+  Sequence& sequence = *found->second;
+  const auto last = static_cast<std::int64_t>(sequence.tokens.size()) - 1;
+  const EffectId effect = commits_.request(id, sequence.commit_of(last) + 1);
+  effects_.emplace(effect, Effect{id, std::move(outcome)});
+  ++sequence.trail.effects;
+  return {};
 }
 
 EngineStats Engine::stats() const {
   EngineStats stats = stats_;
   stats.cache = cache_.stats();
   stats.free_blocks = pool_.free_blocks();
+  stats.scrubbed_blocks = scrubber_.checked();
   return stats;
 }
 

@@ -13,6 +13,53 @@
 #include "engine/engine.h"
 #include "weights/tiny_file_testing.h"
 
+namespace fieldprint::engine {
+
+/// What tests reach into an engine for.
+struct EngineProbe {
+  explicit EngineProbe(Engine& it) : engine(it) {}
+  Engine& engine;
+
+  std::int64_t full_blocks(core::SequenceId id) const {
+    return engine.sequences_.at(id)->table.sealed_blocks();
+  }
+  std::int64_t outputs(core::SequenceId id) const {
+    return static_cast<std::int64_t>(engine.sequences_.at(id)->answer.output.size());
+  }
+  const Trail& trail(core::SequenceId id) const { return engine.sequences_.at(id)->trail; }
+  bool recomputing(core::SequenceId id) const { return engine.sequences_.at(id)->confirmed.has_value(); }
+  /// Flips a bit of a resident block of the sequence.
+  void damage(core::SequenceId id, std::int64_t block, std::int64_t byte = 0, std::uint8_t bit = 1) {
+    const std::span<const kv::BlockId> table = engine.sequences_.at(id)->table.blocks();
+    engine.pool_.data(table[static_cast<std::size_t>(block)])[byte] ^= bit;
+  }
+  /// The same in a cached block, and in any sealed one, chosen by a number.
+  void damage_cached() {
+    for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
+      if (engine.cache_.state(block) != kv::BlockState::kCached) continue;
+      engine.pool_.data(block)[0] ^= 1;
+      return;
+    }
+    FAIL() << "no block is cached";
+  }
+  void damage_any(std::uint64_t which, std::int64_t byte) {
+    std::vector<kv::BlockId> sealed;
+    for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
+      if (engine.cache_.sealed(block)) sealed.push_back(block);
+    }
+    if (!sealed.empty()) engine.pool_.data(sealed[which % sealed.size()])[byte] ^= 1;
+  }
+  /// What the scrubber does when it comes by: hashes every sealed block.
+  void scrub_all() {
+    for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
+      if (engine.cache_.sealed(block) && !engine.cache_.intact(block)) engine.lose(block);
+    }
+    for (const auto& [id, sequence] : engine.sequences_) engine.note_checked(*sequence);
+  }
+};
+
+}  // namespace fieldprint::engine
+
 /// What the engine's tests share: a tiny model, requests, and an engine that remembers what it said.
 namespace fieldprint::engine::testing {
 
@@ -63,7 +110,7 @@ inline const tokenizer::Tokenizer& tiny_tokenizer() {
 class Served {
  public:
   explicit Served(const Options& options, const weights::ModelFile& file = tiny_file(),
-                  const tokenizer::Tokenizer& tokenizer = tiny_tokenizer())
+                  const tokenizer::Tokenizer& tokenizer = tiny_tokenizer(), Commits* commits = nullptr)
       : backend_(backend::select_backend("", 1).value()),
         engine_(Engine::create(
                     file, tokenizer, *backend_, options,
@@ -77,8 +124,14 @@ class Served {
                            kv[id] = engine_->kv_bytes(id);
                            order.push_back(id);
                            answers.emplace(id, std::move(answer));
+                           if (on_finished) on_finished(id);
                          },
-                     .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); }})
+                     .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); },
+                     .recorded = [this](SequenceId id,
+                                        const commit::Receipt& receipt) { receipts.emplace(id, receipt); },
+                     .validated = [this](SequenceId id,
+                                         const Validation& found) { validated.emplace(id, found); }},
+                    commits)
                     .value()) {}
 
   Engine& operator*() { return *engine_; }
@@ -99,6 +152,9 @@ class Served {
   std::map<SequenceId, Error> errors;
   std::vector<SequenceId> order;  ///< in which answers were finished
   std::function<void(SequenceId)> on_text;
+  std::function<void(SequenceId)> on_finished;
+  std::map<SequenceId, commit::Receipt> receipts;
+  std::map<SequenceId, Validation> validated;
 
  private:
   std::unique_ptr<backend::Backend> backend_;

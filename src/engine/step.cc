@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "engine/engine.h"
 #include "sampler/sampler.h"
@@ -16,8 +17,10 @@ bool Engine::step() {
   CHECK(!stepping_,
         "the step before was interrupted: its tokens have blocks whose contents were not computed");
   stepping_ = true;
-  scheduler::Decision decision = decide();
-  if (!decision.impossible.empty() && end_idle_leases()) decision = decide();
+  const Clock::time_point start = Clock::now();
+  heed_news();
+  check_awaited_pages();
+  const scheduler::Decision decision = decide();
   for (const scheduler::Impossible& impossible : decision.impossible) {
     fail(impossible.id, caller_error(impossible.message()));
   }
@@ -27,16 +30,18 @@ bool Engine::step() {
   if (!batch.empty()) {
     sample(batch, compute(batch));
     ++stats_.steps;
+  } else {
+    await_news();
   }
+  scrub(Clock::now() - start);
   stepping_ = false;
-  for (const core::SequenceId id : finished_) cancel(id);
-  finished_.clear();
-  return !sequences_.empty();
+  for (const core::SequenceId id : std::exchange(ended_, {})) drop(id);
+  return !sequences_.empty() || !effects_.empty();
 }
 
 scheduler::SequenceView Engine::view(const Sequence& sequence) const {
   const core::Request& request = sequence.request;
-  const std::int64_t tokens = static_cast<std::int64_t>(sequence.tokens.size());
+  const std::int64_t tokens = sequence.known_tokens();
   scheduler::SequenceView view{.id = sequence.id,
                                .arrival = sequence.id,
                                .tenant = request.tenant,
@@ -44,6 +49,8 @@ scheduler::SequenceView Engine::view(const Sequence& sequence) const {
                                .tokens = tokens};
   const std::int64_t longest = sequence.prompt_tokens() + request.max_tokens - 1;
   view.limit_tokens = std::max(tokens, std::min<std::int64_t>(longest, file_.spec().context));
+  // What computes suspect tokens again seals nothing new.
+  view.ready = sequence.confirmed || commits_.may_run(sequence.id);
   if (sequence.running) {
     view.computed = sequence.table.size();
     view.tail_shared = sequence.table.tail_shared();
@@ -61,8 +68,9 @@ scheduler::SequenceView Engine::view(const Sequence& sequence) const {
 /// The keys under which a waiting sequence may find its prefix; hashed once, not in every step that it waits.
 /// The last token is always computed: its logits are what the step is for.
 void Engine::await_admission(Sequence& sequence) {
-  const std::span<const std::int32_t> known(sequence.tokens.data(), sequence.tokens.size() - 1);
-  sequence.prefix_keys = kv::chain_keys(root_, sequence.request.layout, sequence.table.odds(), known);
+  const std::span<const std::int32_t> known = sequence.known();
+  sequence.prefix_keys =
+      kv::chain_keys(root_, sequence.request.layout, sequence.table.odds(), known.first(known.size() - 1));
 }
 
 /// Waiting sequences that may be admitted now. Of those that wait for the same anchors only the first goes
@@ -81,8 +89,9 @@ std::vector<scheduler::SequenceView> Engine::waiting_views() {
     }
   }
   for (const auto& [id, sequence] : sequences_) {
-    if (sequence->running) continue;
+    if (sequence->running || !sequence->active()) continue;
     const scheduler::SequenceView seen = view(*sequence);
+    if (!seen.ready) continue;
     const core::BlockLayout& layout = sequence->request.layout;
     if (layout.anchor_tokens > 0 && seen.computed < layout.preface_tokens()) {
       const std::span<const std::int32_t> mine = preface(*sequence);
@@ -95,10 +104,21 @@ std::vector<scheduler::SequenceView> Engine::waiting_views() {
   return views;
 }
 
+/// Decides again after whatever makes room: anchors that nobody uses, answers that only wait for validation.
 scheduler::Decision Engine::decide() {
+  while (true) {
+    scheduler::Decision decision = plan();
+    if (!decision.impossible.empty() && end_idle_leases()) continue;
+    if (crowded(decision) && release_finished()) continue;
+    if (!pages_hold(decision.preempt)) continue;
+    return decision;
+  }
+}
+
+scheduler::Decision Engine::plan() {
   std::vector<scheduler::SequenceView> running;
   for (const auto& [id, sequence] : sequences_) {
-    if (sequence->running) running.push_back(view(*sequence));
+    if (sequence->running && sequence->active()) running.push_back(view(*sequence));
   }
   const scheduler::Budgets budgets{.step_tokens = options_.step_tokens,
                                    .prefill_chunk = options_.prefill_chunk,
@@ -122,8 +142,8 @@ void Engine::release_preempted(const scheduler::Decision& decision) {
 void Engine::admit(const scheduler::Decision& decision) {
   for (const core::SequenceId id : decision.admit) {
     Sequence& sequence = *sequences_.at(id);
-    const std::int64_t cached = sequence.table.match_prefix(
-        std::span<const std::int32_t>(sequence.tokens).first(sequence.tokens.size() - 1));
+    const std::span<const std::int32_t> known = sequence.known();
+    const std::int64_t cached = sequence.table.match_prefix(known.first(known.size() - 1));
     sequence.running = true;
     if (!sequence.admitted) {
       sequence.admitted = Clock::now();
@@ -173,12 +193,13 @@ std::vector<std::int32_t> Engine::compute(const std::vector<Sequence*>& batch) {
                       .logits = sequence->left() == 0 ? 1 : 0});
     stats_.computed_tokens += sequence->step_tokens;
     if (sequence->left() > 0) continue;
-    choices.push_back({sampler::choice_of(sequence->request.sampling, sequence->tokens.size()),
+    choices.push_back({sampler::choice_of(sequence->request.sampling, sequence->known().size()),
                        sequence->seen ? sequence->seen->words() : std::span<const std::uint32_t>()});
   }
   model_.begin(slices, {pool_.base(), pool_.geometry().block_bytes()}, choices);
   // What earlier steps sealed is hashed by now, or will be long before this one is done.
   cache_.settle();
+  seal_commits();
   model::StepResult result = model_.finish();
   // A history that was not finite once stays so; nobody else may find its blocks in the cache.
   std::vector<kv::BlockTable*> tables;
@@ -212,7 +233,11 @@ void Engine::sample(const std::vector<Sequence*>& batch, std::span<const std::in
             picked.token);
       picked = std::move(*again);
     }
-    append_token(*sequence, picked, row);
+    if (sequence->confirmed) {
+      confirm_token(*sequence, picked, row);
+    } else {
+      append_token(*sequence, picked, row);
+    }
   }
 }
 
@@ -220,19 +245,14 @@ Result<sampler::Pick> Engine::pick_with_logprobs(const Sequence& sequence, std::
   const sampler::LogitRow access{model_.chosen_logits(row),
                                  [&](float scale) { return model_.probabilities(row, scale); },
                                  [&](std::span<const float> other) { model_.set_logits(row, other); }};
-  return sampler::pick(access, sequence.request.sampling, sequence.tokens, sequence.request.logprobs);
+  return sampler::pick(access, sequence.request.sampling, sequence.known(), sequence.request.logprobs);
 }
 
 void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row) {
-  core::OutputToken token{pick.token, pick.logprob, {}};
-  for (const sampler::TokenLogprob& other : pick.most_likely) {
-    token.alternatives.push_back({other.token, other.logprob});
-  }
-  sequence.answer.output.push_back(std::move(token));
+  count_token(sequence, pick.token, logit_row);
+  sequence.answer.output.push_back(output_token(pick));
   sequence.tokens.push_back(pick.token);
-  if (sequence.seen) sequence.seen->add(pick.token);
   if (!sequence.first_token) sequence.first_token = Clock::now();
-  if (sequence.request.layout.anchor_tokens > 0) sequence.add_mass(model_.anchor_mass(logit_row));
 
   if (events_.token) events_.token(sequence.id);
   using core::FinishReason;
@@ -250,9 +270,28 @@ void Engine::append_token(Sequence& sequence, const sampler::Pick& pick, std::in
   }
 }
 
+/// What follows from a token besides the token itself. Its place is the end of the known ones.
+void Engine::count_token(Sequence& sequence, std::int32_t token, std::int32_t logit_row) {
+  const core::BlockLayout& layout = sequence.request.layout;
+  const std::int64_t position = sequence.known_tokens();
+  if (sequence.seen) sequence.seen->add(token);
+  if (layout.anchor_tokens == 0) return;
+  if (layout.place(position).slot == 0) {
+    sequence.trail.mass[position - sequence.prompt_tokens()] = sequence.mass_sum;
+  }
+  sequence.add_mass(model_.anchor_mass(logit_row));
+}
+
+/// Text that the last token completed.
 void Engine::give_text(Sequence& sequence, const std::string& text) {
   sequence.answer.text += text;
-  if (events_.text && !text.empty() && !sequence.dropped) events_.text(sequence.id, text);
+  if (text.empty() || sequence.dropped) return;
+  if (sequence.request.hold_text) {
+    const auto last = static_cast<std::int64_t>(sequence.tokens.size()) - 1;
+    sequence.held.push_back({sequence.commit_of(last), text});
+  } else if (events_.text) {
+    events_.text(sequence.id, text);
+  }
 }
 
 void Engine::finish(Sequence& sequence, core::FinishReason reason) {
@@ -264,13 +303,14 @@ void Engine::finish(Sequence& sequence, core::FinishReason reason) {
   const Clock::time_point now = Clock::now();
   answer.prefill_seconds = seconds(*sequence.first_token - *sequence.admitted);
   answer.decode_seconds = seconds(now - *sequence.first_token);
-  finished_.push_back(sequence.id);
-  if (events_.finished) events_.finished(sequence.id, answer);
+  seal_answer(sequence);
+  if (events_.finished && !sequence.request.hold_text) events_.finished(sequence.id, answer);
 }
 
 void Engine::fail(core::SequenceId id, Error error) {
-  if (sequences_.at(id)->dropped) return;
-  finished_.push_back(id);
+  Sequence& sequence = *sequences_.at(id);
+  if (std::exchange(sequence.dropped, true)) return;
+  ended_.push_back(id);
   if (events_.failed) events_.failed(id, std::move(error));
 }
 

@@ -176,7 +176,11 @@ void PrefixCache::begin_hashing(std::vector<BlockId> blocks) {
   // What may throw comes first: a block that is marked must have a batch.
   hashing_.reserve(hashing_.size() + 1);
   std::unique_ptr<backend::PendingDigests> pages = hasher_(blocks);
-  for (const BlockId block : blocks) entry(block).hashing = true;
+  ++moment_;
+  for (const BlockId block : blocks) {
+    entry(block).hashing = true;
+    entry(block).good_at = moment_;
+  }
   hashing_.push_back({std::move(blocks), std::move(pages)});
 }
 
@@ -255,7 +259,14 @@ std::vector<Digest> PrefixCache::digests(std::span<const BlockId> blocks) {
 }
 
 bool PrefixCache::intact(BlockId block) {
-  return block_digests(pool_.geometry(), hasher_, std::span(&block, 1)).front() == digest(block);
+  if (block_digests(pool_.geometry(), hasher_, std::span(&block, 1)).front() != digest(block)) return false;
+  entry(block).good_at = ++moment_;
+  return true;
+}
+
+std::uint64_t PrefixCache::good_at(BlockId block) const {
+  CHECK(sealed(block), "block {} is not sealed", block);
+  return entry(block).good_at;
 }
 
 std::vector<BlockId> PrefixCache::discard(BlockId block) {

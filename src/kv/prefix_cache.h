@@ -142,6 +142,10 @@ class PrefixCache {
   /// Hashes a sealed block again: false if its bytes changed. For scrubbers and for blocks that come back
   /// from elsewhere.
   bool intact(BlockId block);
+  /// Moments count hashings, from 1.
+  std::uint64_t moment() const { return moment_; }
+  /// The moment at which a sealed block's bytes last had its digest; damage happened after that.
+  std::uint64_t good_at(BlockId block) const;
   /// Takes a damaged sealed block and everything computed after it out of the index, so that nobody new
   /// finds them. Returns the blocks that are still held by tables: these sequences must recompute.
   std::vector<BlockId> discard(BlockId block);
@@ -162,6 +166,7 @@ class PrefixCache {
     BlockKey parent;
     Digest digest{};
     bool hashing = false;  ///< the digest is on its way; until then the bytes must stay
+    std::uint64_t good_at = 0;
     bool evictable = false;
     std::list<BlockId>::iterator lru;  ///< valid while evictable
   };
@@ -197,6 +202,7 @@ class PrefixCache {
   std::int64_t pinned_blocks_ = 0;
   std::uint64_t evictions_ = 0;
   std::uint64_t duplicates_ = 0;
+  std::uint64_t moment_ = 0;
 };
 
 }  // namespace fieldprint::kv

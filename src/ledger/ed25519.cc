@@ -4,6 +4,12 @@
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+#include "base/sha256.h"
+
 namespace fieldprint::ledger {
 namespace {
 
@@ -81,6 +87,22 @@ bool verify_signature(const PublicKey& key, std::span<const std::uint8_t> messag
   CHECK(EVP_DigestVerifyInit(context.get(), nullptr, nullptr, nullptr, handle.get()) == 1);
   return EVP_DigestVerify(context.get(), signature.data(), signature.size(), message.data(),
                           message.size()) == 1;
+}
+
+bool is_small_order(const PublicKey& key) {
+  // The y of these points, little endian: 0, 1 and -1, each as p allows, and the two of order 8.
+  static constexpr std::string_view kOrdinates[] = {
+      "0000000000000000000000000000000000000000000000000000000000000000",
+      "0100000000000000000000000000000000000000000000000000000000000000",
+      "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+      "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+      "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+      "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+      "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"};
+  PublicKey ordinate = key;
+  ordinate.back() &= 0x7f;  // the sign of x
+  const std::string hex = to_hex(ordinate);
+  return std::find(std::begin(kOrdinates), std::end(kOrdinates), hex) != std::end(kOrdinates);
 }
 
 void wipe(std::span<std::uint8_t> secret) { OPENSSL_cleanse(secret.data(), secret.size()); }

@@ -33,6 +33,10 @@ class PrivateKey {
 bool verify_signature(const PublicKey& key, std::span<const std::uint8_t> message,
                       std::span<const std::uint8_t> signature);
 
+/// Whether a public key is a point of order 1, 2, 4 or 8, in any encoding. RFC 8032 accepts such keys, and
+/// under one of them anybody can make signatures that verify.
+bool is_small_order(const PublicKey& key);
+
 /// Overwrites secret bytes in a way that the compiler keeps.
 void wipe(std::span<std::uint8_t> secret);
 

@@ -119,10 +119,16 @@ Status for_each_new_tile(std::uint64_t old_size, std::uint64_t size,
   return {};
 }
 
-std::vector<std::uint8_t> encode_entries(std::span<const std::vector<std::uint8_t>> entries) {
+Result<std::vector<std::uint8_t>> encode_entries(std::span<const std::vector<std::uint8_t>> entries) {
   std::vector<std::uint8_t> bundle;
-  for (const auto& entry : entries) {
-    CHECK(std::cmp_less_equal(entry.size(), bounds::kMaxLeafBytes));
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const auto& entry = entries[i];
+    if (std::cmp_greater(entry.size(), bounds::kMaxLeafBytes)) {
+      return caller_error(fmt::format(
+          "entry {} of the bundle has {} bytes, but c2sp.org/tlog-tiles can hold {}; a ledger with such "
+          "a leaf cannot be exported as tiles",
+          i, entry.size(), bounds::kMaxLeafBytes));
+    }
     bundle.push_back(static_cast<std::uint8_t>(entry.size() >> 8));
     bundle.push_back(static_cast<std::uint8_t>(entry.size() & 0xff));
     bundle.insert(bundle.end(), entry.begin(), entry.end());

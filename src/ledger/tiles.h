@@ -40,8 +40,9 @@ bool tile_exists(const Tile& tile, std::uint64_t size);
 Status for_each_new_tile(std::uint64_t old_size, std::uint64_t size,
                          const std::function<Status(const Tile&)>& visit);
 
-/// Entries, each behind its length in two bytes, big endian. Needs at most 65535 bytes in each.
-std::vector<std::uint8_t> encode_entries(std::span<const std::vector<std::uint8_t>> entries);
+/// Entries, each behind its length in two bytes, big endian. An entry longer than those can state
+/// (bounds::kMaxLeafBytes) is the caller's error.
+Result<std::vector<std::uint8_t>> encode_entries(std::span<const std::vector<std::uint8_t>> entries);
 
 /// The inverse of encode_entries for a bundle of `width` entries.
 Result<std::vector<std::vector<std::uint8_t>>> decode_entries(std::span<const std::uint8_t> bundle,

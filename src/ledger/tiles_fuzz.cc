@@ -11,7 +11,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::span<const std::uint8_t> bundle(data + 1, size - 1);
   if (auto entries = decode_entries(bundle, data[0] + 1)) {
     const auto again = encode_entries(*entries);
-    CHECK(std::equal(again.begin(), again.end(), bundle.begin(), bundle.end()));
+    CHECK(again.ok() && std::equal(again->begin(), again->end(), bundle.begin(), bundle.end()));
   }
   return 0;
 }

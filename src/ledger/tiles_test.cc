@@ -113,7 +113,7 @@ TEST(Tiles, AFailingVisitEndsTheWalk) {
 TEST(Tiles, EntryBundlesRoundTripAndCutOnesAreRefused) {
   const std::vector<std::vector<std::uint8_t>> entries = {
       {}, {1}, std::vector<std::uint8_t>(256, 2), std::vector<std::uint8_t>(bounds::kMaxLeafBytes, 3)};
-  auto bundle = encode_entries(entries);
+  auto bundle = encode_entries(entries).value();
   EXPECT_EQ(bundle.size(), 4 * 2 + 0 + 1 + 256 + 65535u);
   EXPECT_EQ(bundle[5], 1);
   EXPECT_EQ(*decode_entries(bundle, 4), entries);
@@ -123,6 +123,15 @@ TEST(Tiles, EntryBundlesRoundTripAndCutOnesAreRefused) {
   EXPECT_NE(decode_entries(bundle, 4).error().message.find("within entry 3"), std::string::npos);
   EXPECT_NE(decode_entries(std::span(bundle).first(3), 4).error().message.find("before entry 1"),
             std::string::npos);
+}
+
+TEST(Tiles, AnEntryThatABundleCannotHoldIsTheCallersError) {
+  const std::vector<std::vector<std::uint8_t>> entries = {
+      {1}, std::vector<std::uint8_t>(std::size_t{bounds::kMaxLeafBytes} + 1, 3)};
+  const auto bundle = encode_entries(entries);
+  ASSERT_FALSE(bundle.ok());
+  EXPECT_EQ(bundle.error().kind, ErrorKind::kCaller);
+  EXPECT_NE(bundle.error().message.find("entry 1 of the bundle has 65536 bytes"), std::string::npos);
 }
 
 }  // namespace

@@ -19,6 +19,9 @@ std::int64_t claim(const SequenceView& s, std::int64_t count) {
   return s.layout.blocks_for(s.computed + count) - s.layout.blocks_for(s.computed) + (s.tail_shared ? 1 : 0);
 }
 
+/// Of the next token, if it may be computed now.
+std::int64_t next_claim(const SequenceView& s) { return s.ready ? claim(s, 1) : 0; }
+
 /// The most next tokens, at least 0, whose claim is at most `blocks`.
 std::int64_t tokens_in(const SequenceView& s, std::int64_t blocks) {
   const std::int64_t reached = s.layout.blocks_for(s.computed) + blocks - (s.tail_shared ? 1 : 0);
@@ -58,12 +61,12 @@ class Planner {
   void preempt(std::vector<const SequenceView*>& running) {
     std::int64_t claims = 0;
     for (const SequenceView* s : running) {
-      claims += claim(*s, 1);
+      claims += next_claim(*s);
     }
     while (claims > free_ && running.size() > 1) {
       const SequenceView& victim = *running.back();
       decision_.preempt.push_back(victim.id);
-      claims -= claim(victim, 1);
+      claims -= next_claim(victim);
       free_ += victim.reclaimable_blocks;
       running.pop_back();
     }
@@ -79,7 +82,10 @@ class Planner {
   void run_decodes(const std::vector<const SequenceView*>& running) {
     for (const SequenceView* s : running) {
       running_count_ += 1;
-      promised_ += claim(*s, pending(*s)) - claim(*s, 1);
+      promised_ += claim(*s, pending(*s)) - next_claim(*s);
+      if (!s->ready) {
+        continue;
+      }
       if (pending(*s) == 1) {
         grant(*s, 1);
       } else {

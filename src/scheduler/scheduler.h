@@ -33,6 +33,9 @@ struct SequenceView {
   std::int64_t cached_blocks = 0;
   /// Pinned blocks that its table holds or will match.
   std::int64_t pinned_blocks = 0;
+  /// Running: whether it may go on now. One that may not keeps its place and its blocks, unless others need
+  /// these. Always true if waiting.
+  bool ready = true;
 };
 
 struct Budgets {
@@ -74,9 +77,10 @@ struct Decision {
 
 /// The rules, in order:
 ///  1. What cannot fit alone is impossible.
-///  2. Every running sequence must be able to take one more token. While blocks do not suffice for that, the
-///     youngest running sequence is preempted (its unpinned blocks; never anchors'), but never the oldest.
-///  3. Decodes run, one token each.
+///  2. Every running sequence that is ready must be able to take one more token. While blocks do not suffice
+///     for that, the youngest running sequence is preempted (its unpinned blocks; never anchors'), but never
+///     the oldest.
+///  3. Decodes run, one token each. What is not ready does not run.
 ///  4. What is left of step_tokens goes to prefill chunks, one a sequence: the tenant with the smallest
 ///     FairShare counter first, oldest sequence first within a tenant (running before waiting). The block
 ///     that rule 2 keeps for every other running sequence stays its own.
@@ -89,8 +93,8 @@ struct Decision {
 ///  - budgets: Σ run.tokens ≤ step_tokens, chunk ≤ prefill_chunk, running + admitted ≤ max_batch;
 ///  - blocks: what run and admit take is ≤ available_blocks; nothing counts on blocks that a preemption in
 ///    the same decision frees, beyond reclaimable_blocks;
-///  - progress: the decision is empty only if there is nothing to do; the oldest running sequence is never
-///    preempted, so some sequence always comes nearer to its end;
+///  - progress: the decision is empty only if there is nothing to do or what runs is not ready; the oldest
+///    running sequence is never preempted, so some sequence always comes nearer to its end;
 ///  - no starvation: a waiting sequence is overtaken only by tenants with a smaller counter, which grows.
 Decision decide(std::span<const SequenceView> waiting, std::span<const SequenceView> running,
                 const Budgets& budgets, const FairShare& shares);

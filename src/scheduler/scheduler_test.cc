@@ -52,6 +52,30 @@ TEST(Scheduler, AdmitsInOrderOfArrivalUpToTheBatch) {
   EXPECT_EQ(d.admit, (std::vector<core::SequenceId>{7, 8}));
 }
 
+TEST(Scheduler, WhatIsNotReadyKeepsItsPlaceAndDoesNotRun) {
+  Budgets budgets = kRoomy;
+  budgets.max_batch = 2;
+  SequenceView held = decoding(1, 50);
+  held.ready = false;
+  const Decision d = decide({waiting(3, 5)}, {held, decoding(2, 9)}, budgets);
+  EXPECT_EQ(d.run, (std::vector<scheduler::Run>{{2, 1}}));
+  EXPECT_TRUE(d.admit.empty());
+  EXPECT_TRUE(d.preempt.empty());
+  EXPECT_TRUE(decide({}, {held}, kRoomy).empty());
+}
+
+TEST(Scheduler, WhatIsNotReadyClaimsNoBlockButGivesItsOwnToOthers) {
+  Budgets budgets = kRoomy;
+  budgets.total_blocks = 6;
+  budgets.available_blocks = 0;
+  SequenceView held = decoding(2, 66);
+  held.ready = false;
+  EXPECT_TRUE(decide({}, {held}, budgets).preempt.empty()) << "it would need a block, but not now";
+  const Decision d = decide({}, {decoding(1, 66), held}, budgets);
+  EXPECT_EQ(d.preempt, (std::vector<core::SequenceId>{2}));
+  EXPECT_EQ(d.run, (std::vector<scheduler::Run>{{1, 1}}));
+}
+
 TEST(Scheduler, CachedTokensAreNotComputedAgain) {
   SequenceView s = waiting(1, 200);
   s.computed = 1 + 128;

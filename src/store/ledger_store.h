@@ -57,6 +57,10 @@ class LedgerStore {
   virtual Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) = 0;
 
   virtual Result<std::uint64_t> size() = 0;
+  /// A number that changes whenever the ledger has grown, whoever made it grow; it may change without. Cheap
+  /// enough to be asked for between any two steps: there is no round trip to a server. Read it before what it
+  /// is to vouch for.
+  virtual Result<std::uint64_t> revision() = 0;
   /// Leaves [begin, end), up to the first that is not there.
   virtual Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) = 0;
   /// Hashes [begin, end) of a level, up to the first that is not there.

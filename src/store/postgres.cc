@@ -164,9 +164,28 @@ Result<std::unique_ptr<Connection>> Connection::open(const std::string& url) {
 
 Status Connection::prepare_session() {
   // Acknowledged means flushed, whatever the server's default is; a lock is not waited for without end.
-  return execute(
+  Status status = execute(
       "SET synchronous_commit = on; SET client_min_messages = warning; SET lock_timeout = '10s'; "
       "SET idle_in_transaction_session_timeout = '60s'");
+  return status.ok() && listening_ ? listen() : status;
+}
+
+Status Connection::listen() {
+  listening_ = true;
+  return execute(fmt::format("LISTEN {}", kGrowthChannel).c_str());
+}
+
+Result<bool> Connection::heard() {
+  if (PQconsumeInput(handle_.get()) != 1 || !alive()) {
+    if (Status status = ensure(); !status) return status.error();
+    return true;
+  }
+  bool heard = false;
+  while (
+      const std::unique_ptr<PGnotify, decltype(&PQfreemem)> notice{PQnotifies(handle_.get()), &PQfreemem}) {
+    heard = true;
+  }
+  return heard;
 }
 
 Status Connection::ensure() {

@@ -54,6 +54,9 @@ class Rows {
   std::unique_ptr<PGresult, Clear> result_;
 };
 
+/// The channel on which a ledger's growth is announced.
+inline constexpr char kGrowthChannel[] = "fieldprint_ledger";
+
 /// One connection; not for several threads at once. After the server was lost the next begin() connects
 /// again.
 class Connection {
@@ -65,6 +68,11 @@ class Connection {
   /// Makes the connection usable, again if it has to: call it where an operation starts.
   Status ensure();
   bool alive() const { return PQstatus(handle_.get()) == CONNECTION_OK; }
+  /// From now on, connections made again included, notices announcements on kGrowthChannel.
+  Status listen();
+  /// Whether there was an announcement since the last call, or one may have been missed; no round trip unless
+  /// the connection was lost.
+  Result<bool> heard();
   Status execute(const char* sql) { return execute(sql, {}); }
   Status execute(const char* sql, const Arguments& arguments);
   Result<Rows> query(const char* sql, const Arguments& arguments = {});
@@ -81,6 +89,7 @@ class Connection {
   Error error(std::string_view doing) const;
   std::unique_ptr<PGconn, Close> handle_;
   std::string name_;
+  bool listening_ = false;
 };
 
 template <class T>

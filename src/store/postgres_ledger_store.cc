@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "base/bounds.h"
 #include "base/fault_point.h"
 
 namespace fieldprint::store {
@@ -198,7 +199,7 @@ Status PostgresLedgerStore::insert(std::span<const LeafView> leaves, const ledge
       "ORDINALITY "
       "AS given (bytes, place)), n AS (INSERT INTO fieldprint_nodes SELECT * FROM unnest($3::bigint[], "
       "$4::bigint[], "
-      "$5::bytea[])) UPDATE fieldprint_ledger SET size = $6",
+      "$5::bytea[])) UPDATE fieldprint_ledger SET size = $6 RETURNING pg_notify('fieldprint_ledger', '')",
       arguments);
 }
 
@@ -248,6 +249,26 @@ Result<std::uint64_t> PostgresLedgerStore::size() {
   auto now = extent();
   if (!now) return now.error();
   return now->stated;
+}
+
+// Announcements may be lost on their way, by a pooler or a network that fell silent; then a follower looks
+// again after bounds::kMaxLedgerSilence.
+Result<std::uint64_t> PostgresLedgerStore::revision() {
+  const std::lock_guard lock(reader_.mutex);
+  bool raise = revision_ == 0;
+  if (raise) {
+    if (Status status = reader_.connection->ensure(); !status) return status.error();
+    if (Status status = reader_.connection->listen(); !status) return status.error();
+  } else {
+    auto heard = reader_.connection->heard();
+    if (!heard) return heard.error();
+    raise = *heard || std::chrono::steady_clock::now() - raised_ >= bounds::kMaxLedgerSilence;
+  }
+  if (raise) {
+    ++revision_;
+    raised_ = std::chrono::steady_clock::now();
+  }
+  return revision_;
 }
 
 Result<Extent> PostgresLedgerStore::extent() {

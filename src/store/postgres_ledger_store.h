@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -30,6 +31,7 @@ class PostgresLedgerStore final : public LedgerStore {
 
   Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override;
   Result<std::uint64_t> size() override;
+  Result<std::uint64_t> revision() override;
   Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) override;
@@ -53,6 +55,9 @@ class PostgresLedgerStore final : public LedgerStore {
 
   Guarded writer_;
   Guarded reader_;
+  // What revision() gives, and when it was last raised; guarded by the reader's mutex.
+  std::uint64_t revision_ = 0;
+  std::chrono::steady_clock::time_point raised_{};
   bool read_only_ = false;
   ledger::CompactTree tree_;  // as of the last append by this object; guarded by the writer's mutex
 };

@@ -54,6 +54,7 @@ class SignedLog {
                                           std::span<const ledger::VerifierKey> witnesses);
 
   const ledger::VerifierKey& verifier() const { return signer_.verifier(); }
+  const ledger::SignerKey& signer() const { return signer_; }  ///< for records of the operator's
   LedgerStore& store() { return *store_; }
 
  private:

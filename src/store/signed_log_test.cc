@@ -16,6 +16,7 @@ class ThrowingStore final : public LedgerStore {
     throw std::runtime_error("nobody thought of this");
   }
   Result<std::uint64_t> size() override { return std::uint64_t{0}; }
+  Result<std::uint64_t> revision() override { return std::uint64_t{0}; }
   Result<std::vector<Bytes>> leaves(std::uint64_t, std::uint64_t) override { return std::vector<Bytes>(); }
   Result<std::vector<Digest>> nodes(int, std::uint64_t, std::uint64_t) override {
     return std::vector<Digest>();

@@ -47,6 +47,7 @@ constexpr std::string_view kStatements[] = {
     "SELECT size, note FROM checkpoints WHERE size >= ? ORDER BY size LIMIT ?",
     "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1",
     "SELECT size FROM tree",
+    "PRAGMA data_version",
 };
 
 }  // namespace
@@ -68,6 +69,7 @@ struct SqliteLedgerStore::Connection {
   Statement& read_checkpoints() { return statements[8]; }
   Statement& last_checkpoint() { return statements[9]; }
   Statement& read_size() { return statements[10]; }
+  Statement& read_version() { return statements[11]; }
 
   Status run(Use& statement, std::string_view doing) {
     auto row = statement->step(database, doing);
@@ -262,6 +264,16 @@ Result<std::uint64_t> SqliteLedgerStore::size() {
   Connection& connection = reading();
   const std::lock_guard lock(connection.mutex);
   return connection.size();
+}
+
+// A connection sees by SQLite's data_version that another one has committed.
+Result<std::uint64_t> SqliteLedgerStore::revision() {
+  if (!reader_) return size();
+  const std::lock_guard lock(reader_->mutex);
+  Use query(reader_->read_version());
+  auto row = query->step(reader_->database, kReading);
+  if (!row) return row.error();
+  return static_cast<std::uint64_t>(query->number(0));
 }
 
 Result<Extent> SqliteLedgerStore::extent() {

@@ -34,6 +34,7 @@ class SqliteLedgerStore final : public LedgerStore {
 
   Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override;
   Result<std::uint64_t> size() override;
+  Result<std::uint64_t> revision() override;
   Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) override;

@@ -82,7 +82,9 @@ Result<std::vector<std::uint8_t>> read_tile(LedgerStore& store, const ledger::Ti
     auto leaves = store.leaves(begin, end);
     if (!leaves) return leaves.error();
     if (leaves->size() != end - begin) return incomplete();
-    return ledger::encode_entries(*leaves);
+    auto bundle = ledger::encode_entries(*leaves);
+    if (!bundle) return caller_error(fmt::format("{}: {}", ledger::tile_path(tile), bundle.error().message));
+    return bundle;
   }
   auto nodes = store.nodes(tile.level * ledger::kTileHeight, begin, end);
   if (!nodes) return nodes.error();

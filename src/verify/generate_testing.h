@@ -6,6 +6,7 @@
 
 #include "anchor/anchor.h"
 #include "commit/receipt.h"
+#include "commit/segment.h"
 #include "exact/format.h"
 #include "kv/backend_memory.h"
 #include "kv/block_table.h"
@@ -24,6 +25,7 @@ struct Question {
   SamplingSettings sampling;
   std::int32_t max_tokens = 20;
   std::vector<std::string> stop;
+  std::vector<commit::Input> inputs{};
 };
 
 struct Generated {
@@ -84,6 +86,7 @@ class Generator {
       out.kv.resize(at + static_cast<std::size_t>(geometry.block_bytes()));
       backend_.download(out.kv.data() + at, pool.data(table.blocks()[i]), geometry.block_bytes());
     }
+    body.parent = commit::parent_of(body).value();
     return out;
   }
 
@@ -104,6 +107,7 @@ class Generator {
     body.sampling = question.sampling;
     body.max_tokens = question.max_tokens;
     body.stop = question.stop;
+    body.inputs = question.inputs;
     return body;
   }
 

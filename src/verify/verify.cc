@@ -4,8 +4,10 @@
 #include <bit>
 
 #include "anchor/anchor.h"
+#include "commit/segment.h"
 #include "commit/validate.h"
 #include "exact/format.h"
+#include "ledger/merkle.h"
 #include "tokenizer/answer_text.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/pre_tokenizer.h"
@@ -186,6 +188,19 @@ Check check_blocks(const Body& body, const Replayed& replayed) {
   return {"kv_blocks", true, fmt::format("all {} blocks have the digests stated", body.kv_blocks.size())};
 }
 
+/// The chain of records behind the answer follows from its body, up to the parent that it names.
+Check check_parent(const Body& body) {
+  const char* name = "parent";
+  auto chain = commit::chain_of(body);
+  if (!chain) return {name, false, fmt::format("there is no chain of records: {}", chain.error().message)};
+  const Digest last = ledger::leaf_hash(chain->back());
+  const bool same = body.parent == last;
+  return {name, same,
+          same
+              ? fmt::format("the body follows the last of {} records that it implies", chain->size())
+              : fmt::format("the body follows record {}, but implies {}", to_hex(body.parent), to_hex(last))};
+}
+
 bool all_ok(const std::vector<Check>& checks) {
   return std::all_of(checks.begin(), checks.end(), [](const Check& check) { return check.ok; });
 }
@@ -226,6 +241,7 @@ Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& 
   report.checks.push_back(check_output(body, *replayed, tokenizer));
   report.checks.push_back(check_mass(body, *replayed));
   report.checks.push_back(check_blocks(body, *replayed));
+  report.checks.push_back(check_parent(body));
   if (options.kv) report.checks.push_back(check_kv_file(*options.kv, body, replay, file.spec()));
   report.verified = all_ok(report.checks);
   return report;

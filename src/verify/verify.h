@@ -37,7 +37,8 @@ struct Report {
 
 /// Checks everything that a receipt states: its envelope, that model and arithmetic are the ones at hand,
 /// that the anchors make the anchor tokens, and then by replay every chosen token, how the answer ended, the
-/// anchors' mass and every KV block. An error only where checking itself was impossible.
+/// anchors' mass and every KV block, and that the records before the body are the ones that it follows. An
+/// error only where checking itself was impossible.
 Result<Report> verify(const commit::Receipt& receipt, const weights::ModelFile& file,
                       const tokenizer::Tokenizer& tokenizer, backend::Backend& backend,
                       const Options& options);

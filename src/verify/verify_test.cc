@@ -70,7 +70,8 @@ Question sampled() {
                        .repetition_penalty = 1.2F,
                        .seed = 4},
           .max_tokens = 24,
-          .stop = {"neverevermore"}};
+          .stop = {"neverevermore"},
+          .inputs = {{"tool_result", sha256("42")}, {"memory", sha256("likes trains")}}};
 }
 
 Question greedy() {
@@ -90,8 +91,8 @@ std::string first_failure(const Report& report) {
   return failure == nullptr ? "" : failure->name;
 }
 
-/// A receipt of the only leaf of a ledger that anybody could make.
-Receipt forged(Body body) {
+/// A receipt of the only leaf of a ledger that anybody could make, with the parent that the body states.
+Receipt forged_after(Body body) {
   static const auto forger = ledger::SignerKey::generate("example.com/ledger").value();
   Receipt receipt;
   receipt.body = std::move(body);
@@ -101,6 +102,12 @@ Receipt forged(Body body) {
   receipt.verifier_key = forger.verifier().text();
   EXPECT_TRUE(commit::seal(receipt).ok());
   return receipt;
+}
+
+/// One that names the parent which it implies, where its blocks fit its tokens.
+Receipt forged(Body body) {
+  if (const auto parent = commit::parent_of(body); parent.ok()) body.parent = *parent;
+  return forged_after(std::move(body));
 }
 
 // What a change of one field is, for every type of field.
@@ -113,6 +120,7 @@ void alter(Digest& value) { value[7] ^= 0x10; }
 void alter(core::FinishReason& value) { value = core::FinishReason::kStop; }
 void alter(std::string& value) { value.back() = static_cast<char>(value.back() ^ 1); }
 void alter(commit::AnchorRecord& value) { value.canonical.back() ^= 1; }
+void alter(commit::Input& value) { alter(value.digest); }
 void alter(core::BlockRecord& value) { alter(value.digest); }
 template <class T>
 void alter(std::vector<T>& value) {
@@ -250,6 +258,20 @@ TEST(Verify, AForgedLedgerDoesNotHideWhatReplayContradicts) {
   }
 }
 
+TEST(Verify, ABodyThatFollowsOtherRecordsThanItImpliesIsNamed) {
+  const auto named = [](const std::function<void(Body&)>& change) {
+    Body body = sample().body;
+    change(body);
+    return first_failure(llama().verify(forged_after(std::move(body))));
+  };
+  EXPECT_EQ(named([](Body&) {}), "");
+  EXPECT_EQ(named([](Body& b) { b.parent[31] ^= 1; }), "parent");
+  EXPECT_EQ(named([](Body& b) { b.parent = {}; }), "parent");
+  EXPECT_EQ(named([](Body& b) { b.inputs[1].kind = "tool_result"; }), "parent");
+  EXPECT_EQ(named([](Body& b) { b.inputs[1].digest[0] ^= 1; }), "parent");
+  EXPECT_EQ(named([](Body& b) { b.inputs.pop_back(); }), "parent");
+}
+
 TEST(Verify, TokensThatAreNotTheAnchorsTextAreReportedWithTheVersionOfUnicode) {
   Body body = sample().body;
   body.anchor_tokens[2] ^= 1;
@@ -278,13 +300,13 @@ TEST(Verify, AForgedLedgerDoesNotHideSettingsThatWouldHaveGivenAnotherAnswer) {
 }
 
 // Some statements have no effect on the answer, so no replay can contradict them: the seed of a greedy
-// answer, a stop string that does not occur, a limit that was not reached, the parent. Only the ledger binds
-// them, and so a verifier needs a key that it trusts.
+// answer, a stop string that does not occur, a limit that was not reached, where the inputs came from. Only
+// the ledger binds them, and so a verifier needs a key that it trusts.
 TEST(Verify, WhatHasNoEffectIsBoundByTheTrustedKeyAlone) {
   const Generated plain = llama().answer(greedy());
   const std::vector<std::function<void(Body&)>> changes = {
       [](Body& b) { b.sampling.seed = 77; },         [](Body& b) { b.sampling.top_k = 3; },
-      [](Body& b) { b.stop.push_back("absent"); },   [](Body& b) { b.parent[0] = 1; },
+      [](Body& b) { b.stop.push_back("absent"); },   [](Body& b) { b.inputs.push_back({"memory", {}}); },
       [](Body& b) { b.anchor_bounds.floor = 0.5F; },  // there are no anchors
   };
   const std::vector<ledger::VerifierKey> trusted = {commit::sample::signer().verifier()};

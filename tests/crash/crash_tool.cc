@@ -13,6 +13,7 @@
 #include "base/fault_point.h"
 #include "base/file.h"
 #include "crash/disk_faults.h"
+#include "crash/engine_faults.h"
 #include "crash/forgeries.h"
 #include "store/audit.h"
 #include "store/data_folder.h"
@@ -124,12 +125,18 @@ int run(const std::vector<std::string>& words) {
   if (command == "lying-disk" && words.size() == 4)
     return print(cut_power(words[1], number(2), number(3), true));
   if (command == "disk" && words.size() == 4) return print(fail_disk(words[1], number(2), number(3)));
+  if (command == "commits" && words.size() == 3) return commit_answers(words[1], number(2));
+  if (command == "pages" && words.size() == 3)
+    return print(damage_pages(static_cast<std::int64_t>(number(1)), number(2)));
+  if (command == "clocks") return print(turn_clocks());
   if (command == "signatures") return print(forge_signatures());
   if (command == "checkpoints") return print(forge_checkpoints());
   fmt::print(
       stderr,
       "usage: crash_tool points | append FOLDER COUNT SEED | check FOLDER | tiny FILE | power FOLDER STRIDE "
-      "SEED | lying-disk FOLDER STRIDE SEED | disk FOLDER STRIDE SEED | signatures | checkpoints\n");
+      "SEED | lying-disk FOLDER STRIDE SEED | disk FOLDER STRIDE SEED | commits FOLDER SEED | pages TRIALS "
+      "SEED | "
+      "clocks | signatures | checkpoints\n");
   return kBadUsage;
 }
 

@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import kinds_disk
+import kinds_engine
 import kinds_kill
 import kinds_ledger
 from crash_common import Campaign
@@ -47,7 +48,7 @@ def main():
     begin = time.monotonic()
     try:
         campaign = Campaign(folder, options.quick)
-        for kind in kinds_kill.KINDS + kinds_disk.KINDS + kinds_ledger.KINDS:
+        for kind in kinds_kill.KINDS + kinds_disk.KINDS + kinds_ledger.KINDS + kinds_engine.KINDS:
             kind(campaign)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,10 +10,10 @@ APPENDS = 7
 MOST_PASSES = 40
 
 
-def appends(campaign, fault, seed):
+def appends(campaign, fault, seed, command=("append", APPENDS)):
     """Runs the appender with a fault in a new folder: its end, and what is wrong afterwards."""
     folder = campaign.folder()
-    ended = tool("append", folder, APPENDS, seed, fault=fault)
+    ended = tool(command[0], folder, *command[1:], seed, fault=fault)
     said = ended.stdout
     # The next process goes on where the last one ended.
     again = tool("append", folder, 2, seed + 1)
@@ -21,6 +21,11 @@ def appends(campaign, fault, seed):
     if again.returncode != 0:
         problem = problem or f"the next process failed: {again.stderr.strip()}"
     return ended, lost, problem
+
+
+def commits(campaign, fault, seed):
+    """The same with an engine that records every commit and verdict."""
+    return appends(campaign, fault, seed, ("commits",))
 
 
 def run_command(model, folder, number):
@@ -89,14 +94,18 @@ def kill_and_fail(campaign):
     model = tiny_model(campaign)
     killed_appender = campaign.row("kill -9 of an appending process at each durable step")
     killed_run = campaign.row("kill -9 of `fieldprint run` at each durable step")
+    killed_engine = campaign.row("kill -9 of an engine that commits, at each durable step")
     failed_appender = campaign.row("a call that fails, in an appending process")
     failed_run = campaign.row("a call that fails, in `fieldprint run`")
+    failed_engine = campaign.row("a call that fails, in an engine that commits")
     never = campaign.row("durable steps that were reached")
     for name, can_fail in points():
         reached = sweep(campaign, killed_appender, name, "kill", lambda fault, n: appends(campaign, fault, 10 * n), KILLED)
         reached |= sweep(campaign, killed_run, name, "kill", lambda fault, n: answers(campaign, model, fault), KILLED)
+        reached |= sweep(campaign, killed_engine, name, "kill", lambda fault, n: commits(campaign, fault, n), KILLED)
         if can_fail:
             sweep(campaign, failed_appender, name, "fail", lambda fault, n: appends(campaign, fault, 10 * n), 3)
+            sweep(campaign, failed_engine, name, "fail", lambda fault, n: commits(campaign, fault, n), 3)
             sweep(campaign, failed_run, name, "fail", lambda fault, n: answers(campaign, model, fault), 3)
         never.count(reached, problem=f"no process came to {name}")
 

@@ -1,0 +1,77 @@
+#include "engine/authority.h"
+
+#include "base/bounds.h"
+
+namespace fieldprint::engine {
+
+Result<std::unique_ptr<Authority>> Authority::follow(store::LedgerStore& ledger,
+                                                     const ledger::VerifierKey& log) {
+  std::unique_ptr<Authority> authority(new Authority(ledger, log));
+  auto revision = ledger.revision();
+  if (!revision) return revision.error();
+  ledger::CompactTree tree;
+  if (Status status = authority->read(&tree); !status) return status.error();
+  auto root = ledger.root_at(tree.size());
+  if (!root) return root.error();
+  if (*root != tree.root()) {
+    return environment_error(fmt::format(
+        "the ledger {} is damaged: its records are not those of its tree (fieldprint ledger audit names "
+        "the first wrong one); restore it from a copy",
+        ledger.name()));
+  }
+  authority->revision_ = *revision;
+  return authority;
+}
+
+// The leaves from size() on; also into `tree`, if there is one.
+Status Authority::read(ledger::CompactTree* tree) {
+  while (true) {
+    const std::uint64_t begin = registry_.size();
+    auto leaves = ledger_.leaves(begin, begin + bounds::kReplayLeaves);
+    if (!leaves) return leaves.error();
+    for (const store::Bytes& leaf : *leaves) {
+      if (tree != nullptr) tree->append(ledger::leaf_hash(leaf));
+      // A record that is refused changes nothing, and the registry keeps the reason.
+      (void)registry_.apply(registry_.size(), leaf);
+    }
+    if (std::cmp_less(leaves->size(), bounds::kReplayLeaves)) return {};
+  }
+}
+
+Status Authority::admit(const Digest& id, const anchor::Use& use) const {
+  const std::lock_guard lock(mutex_);
+  return failure_ ? Status(*failure_) : registry_.admit(id, use);
+}
+
+Status Authority::in_force(const Digest& id, std::int64_t now) const {
+  const std::lock_guard lock(mutex_);
+  return failure_ ? Status(*failure_) : registry_.in_force(id, now);
+}
+
+bool Authority::poll() {
+  const std::lock_guard lock(mutex_);
+  auto revision = ledger_.revision();
+  if (revision && revision_ == *revision) return false;
+  const std::uint64_t departures = registry_.departures();
+  Status status = revision ? read(nullptr) : Status(revision.error());
+  failure_.reset();
+  revision_.reset();
+  if (!status) {
+    failure_ = status.error();
+    return true;
+  }
+  revision_ = *revision;
+  return registry_.departures() != departures;
+}
+
+std::uint64_t Authority::size() const {
+  const std::lock_guard lock(mutex_);
+  return registry_.size();
+}
+
+anchor::Registry Authority::registry() const {
+  const std::lock_guard lock(mutex_);
+  return registry_;
+}
+
+}  // namespace fieldprint::engine

@@ -1,0 +1,285 @@
+#include "engine/committer.h"
+
+#include <algorithm>
+#include <ctime>
+#include <random>
+#include <utility>
+
+#include "backend/select.h"
+#include "exact/format.h"
+
+namespace fieldprint::engine {
+namespace {
+
+// An engine that waits looks for revocations by other processes as often as this.
+constexpr std::chrono::milliseconds kEngineWait{5};
+
+std::int64_t now() { return static_cast<std::int64_t>(std::time(nullptr)); }
+
+Digest random_salt() {
+  std::random_device random;
+  Digest salt;
+  for (std::uint8_t& byte : salt) byte = static_cast<std::uint8_t>(random());
+  return salt;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Committer>> Committer::create(store::SignedLog& log, AnchorsInForce& anchors,
+                                                     const weights::ModelFile& file, std::string_view backend,
+                                                     const Options& options) {
+  if (options.run_ahead < 1)
+    return caller_error("a trajectory must be allowed one commit ahead of validation");
+  if (!(options.reexecute_share >= 0 && options.reexecute_share <= 1)) {
+    return caller_error(fmt::format("the share of commits computed again is {}, but must be from 0 to 1",
+                                    options.reexecute_share));
+  }
+  std::unique_ptr<Committer> committer(new Committer(log, anchors, file, options));
+  if (options.reexecute_share > 0) {
+    auto other = backend::select_backend(other_backend(backend), 1);
+    if (!other) return other.error();
+    committer->other_backend_ = (*other)->name();
+    committer->reexecutor_ = std::make_unique<Reexecutor>(
+        file, std::move(*other), [it = committer.get()](Commit commit, const Status& outcome) {
+          it->note_reexecuted(commit, outcome);
+        });
+  }
+  committer->thread_ = std::thread([it = committer.get()] { it->run(); });
+  return committer;
+}
+
+Committer::Committer(store::SignedLog& log, AnchorsInForce& anchors, const weights::ModelFile& file,
+                     const Options& options)
+    : log_(log),
+      anchors_(anchors),
+      file_(file),
+      options_(options),
+      protocol_(options.run_ahead),
+      validator_(options.reexecute_share, options.salt.value_or(random_salt())) {}
+
+Committer::~Committer() {
+  if (thread_.joinable()) {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+  reexecutor_.reset();
+}
+
+Status Committer::open(core::SequenceId id, const core::Request& request) {
+  anchors_.poll();
+  commit::Origin origin{file_.digest(), exact::kCanonVersion, {}};
+  if (!request.anchors.empty()) origin.anchors_at = anchors_.size();
+  for (const Digest& anchor : request.anchors) {
+    auto admitted = anchors_.admit(anchor, {request.tenant_name, file_.digest(), now()});
+    if (!admitted) return admitted.error();
+    origin.anchors.push_back(std::move(*admitted));
+  }
+  const std::lock_guard lock(mutex_);
+  if (failure_) return *failure_;
+  if (!protocol_.open(id, request.anchors)) return refuted("an anchor of the request was revoked");
+  Life& life = lives_[id];
+  life.anchors = request.anchors;
+  life.impatient = request.hold_text;
+  life.chain = std::make_shared<Chain>(std::move(origin), request);
+  life.news.id = id;
+  return {};
+}
+
+void Committer::seal_prompt(core::SequenceId id, std::vector<core::BlockRecord> blocks) {
+  seal(id, SealedPrompt{std::move(blocks)});
+}
+
+void Committer::seal_segment(core::SequenceId id, std::span<const core::OutputToken> tokens,
+                             const core::BlockRecord& block) {
+  SealedSegment segment{.tokens = {}, .block = block};
+  for (const core::OutputToken& token : tokens) segment.tokens.push_back(token.token);
+  seal(id, std::move(segment));
+}
+
+void Committer::seal_answer(core::SequenceId id, const core::Answer& answer) {
+  seal(id, SealedAnswer{answer});
+}
+
+void Committer::seal(core::SequenceId id, Sealed sealed) {
+  {
+    const std::lock_guard lock(mutex_);
+    Life& life = lives_.at(id);
+    if (life.stopped) return;
+    life.waiting.push_back(std::move(sealed));
+    advance(id, life);
+  }
+  wake_.notify_one();
+}
+
+/// Lets what waits go on as far as the protocol allows.
+void Committer::advance(core::SequenceId id, Life& life) {
+  if (!protocol_.known(id)) return;
+  while (!life.waiting.empty() && protocol_.may_run(id)) {
+    queue_.push_back({protocol_.seal(id), life.chain, std::move(life.waiting.front())});
+    life.waiting.pop_front();
+  }
+  if (life.closed) return;
+  for (Gate& gate : life.gates) {
+    if (!gate.requested && protocol_.sealed(id) >= gate.needs) gate.requested = protocol_.request(id);
+  }
+  if (!life.ended || !life.waiting.empty()) return;
+  life.closed = true;
+  protocol_.close(id);
+}
+
+void Committer::end(core::SequenceId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = lives_.find(id);
+  if (found == lives_.end()) return;
+  found->second.ended = true;
+  advance(id, found->second);
+  forget_if_over(id);
+}
+
+void Committer::forget_if_over(core::SequenceId id) {
+  const Life& life = lives_.at(id);
+  if (!life.ended || protocol_.known(id) || !life.gates.empty()) return;
+  validator_.forget(id);
+  told_next_.erase(id);
+  lives_.erase(id);
+}
+
+bool Committer::may_run(core::SequenceId id) const {
+  const std::lock_guard lock(mutex_);
+  const Life& life = lives_.at(id);
+  return !life.stopped && life.waiting.empty() && protocol_.may_run(id);
+}
+
+void Committer::pages_checked(core::SequenceId id, std::int32_t commits, std::int64_t blocks) {
+  {
+    const std::lock_guard lock(mutex_);
+    validator_.pages_checked(id, commits, blocks);
+    note_due();
+  }
+  wake_.notify_one();
+}
+
+void Committer::refute(core::SequenceId id, std::int32_t commit, const std::string& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    refute_commit({id, commit}, reason);
+  }
+  wake_.notify_one();
+}
+
+void Committer::refute_commit(Commit commit, const std::string& reason) {
+  const auto found = lives_.find(commit.trajectory);
+  if (found == lives_.end() || !protocol_.known(commit.trajectory)) return;
+  Life& life = found->second;
+  // Of commits that wait to be sealed, those before it go on.
+  const std::int32_t sealed = protocol_.sealed(commit.trajectory);
+  const auto kept = static_cast<std::size_t>(std::max(commit.number - sealed, 0));
+  if (life.waiting.size() > kept) life.waiting.resize(kept);
+  if (commit.number < sealed) {
+    if (protocol_.state(commit) == commit::CommitState::kRefuted) return;
+    protocol_.refute(commit, reason);
+  }
+  stop(commit, life, refuted(reason));
+}
+
+/// Nothing of the trajectory goes on from this commit.
+void Committer::stop(Commit first, Life& life, Error error) {
+  const std::int32_t sealed =
+      protocol_.known(first.trajectory) ? protocol_.sealed(first.trajectory) : first.number;
+  if (first.number < sealed) {
+    refusals_.push_back({first, error.message});
+    wake_.notify_one();
+  }
+  validator_.cut(first);
+  if (life.stopped) return;
+  life.stopped = true;
+  life.news.stopped = std::move(error);
+  told_next_.insert(first.trajectory);
+  changed_.notify_all();
+}
+
+/// Revokes what is not in force any more.
+void Committer::heed_anchors() {
+  std::set<Digest> bound;
+  for (const auto& [id, life] : lives_) bound.insert(life.anchors.begin(), life.anchors.end());
+  for (const Digest& anchor : bound) {
+    if (protocol_.revoked(anchor)) continue;
+    const Status status = anchors_.in_force(anchor, now());
+    if (status) continue;
+    std::vector<Commit> concerned;
+    for (const auto& [id, life] : lives_) {
+      if (!protocol_.known(id) || std::ranges::find(life.anchors, anchor) == life.anchors.end()) continue;
+      concerned.push_back({id, protocol_.validated(id)});
+    }
+    protocol_.revoke(anchor, status.error().message);
+    for (const Commit& first : concerned) {
+      Life& life = lives_.at(first.trajectory);
+      life.waiting.clear();
+      stop(first, life, refuted(status.error().message));
+      advance(first.trajectory, life);
+    }
+  }
+}
+
+EffectId Committer::request(core::SequenceId id, std::int32_t commits) {
+  const std::lock_guard lock(mutex_);
+  Life& life = lives_.at(id);
+  life.gates.push_back({++effects_, commits});
+  advance(id, life);
+  return effects_;
+}
+
+News Committer::news() {
+  anchors_.poll();
+  const std::lock_guard lock(mutex_);
+  heed_anchors();
+  News news;
+  take_effects(news);
+  for (const core::SequenceId id : std::exchange(told_next_, {})) {
+    const auto found = lives_.find(id);
+    if (found == lives_.end() || found->second.ended) continue;
+    CommitNews& told = found->second.news;
+    told.validated = protocol_.validated(id);
+    news.commits.push_back(told);
+    told.receipt.reset();
+    told.stopped.reset();
+  }
+  return news;
+}
+
+void Committer::take_effects(News& news) {
+  std::vector<core::SequenceId> over;
+  for (auto& [id, life] : lives_) {
+    std::erase_if(life.gates, [&, &id = id, &life = life](const Gate& gate) {
+      std::string reason = protocol_.known(id) ? protocol_.reason(id) : std::string();
+      if (gate.requested) {
+        const auto release = protocol_.take(*gate.requested);
+        if (release == commit::Protocol::Release::kPending) return false;
+        const bool released = release == commit::Protocol::Release::kReleased;
+        news.effects.push_back({gate.effect, {released, released ? std::string() : std::move(reason)}});
+        return true;
+      }
+      // What it needs is not sealed yet; will it ever be?
+      if (!life.stopped && !life.closed) return false;
+      if (reason.empty()) reason = "the request ended before what the effect depends on was committed";
+      news.effects.push_back({gate.effect, {false, std::move(reason)}});
+      return true;
+    });
+    over.push_back(id);
+  }
+  for (const core::SequenceId id : over) forget_if_over(id);
+}
+
+void Committer::wait() {
+  std::unique_lock lock(mutex_);
+  engine_waits_ = true;
+  wake_.notify_one();
+  changed_.wait_for(lock, kEngineWait, [&] { return !told_next_.empty(); });
+  engine_waits_ = false;
+}
+
+}  // namespace fieldprint::engine

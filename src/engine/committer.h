@@ -1,0 +1,174 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "anchor/registry.h"
+#include "commit/protocol.h"
+#include "engine/chain.h"
+#include "engine/commits.h"
+#include "engine/reexecutor.h"
+#include "engine/validator.h"
+#include "store/signed_log.h"
+
+namespace fieldprint::engine {
+
+/// What a committer asks of the anchors' lifecycle. Safe to call from several threads.
+class AnchorsInForce {
+ public:
+  virtual ~AnchorsInForce() = default;
+  /// Takes in what the ledger has gained; cheap when that is nothing.
+  virtual void poll() = 0;
+  /// Leaves of the ledger that were taken in.
+  virtual std::uint64_t size() const = 0;
+  /// Whether the anchor may begin to influence a request, and what it is.
+  virtual Result<commit::AnchorRecord> admit(const Digest& id, const anchor::Use& use) const = 0;
+  /// Whether one that was admitted may go on at this time, in seconds since 1970.
+  virtual Status in_force(const Digest& id, std::int64_t time) const = 0;
+};
+
+/// Enters the commits of all trajectories in a ledger, behind the engine's back, and their verdicts when they
+/// are validated; commit::Protocol says what follows. A thread takes what has gathered and appends it in one
+/// go; verdicts ride along, or go by themselves when somebody waits for them or they have waited long enough.
+///
+/// A revocation is taken in before each append, after it and whenever the engine asks for news. A commit is
+/// validated when its verdict is durable and the anchors, read up to the verdict at least, are still in
+/// force. Where the ledger cannot be written every trajectory stops with what is validated by then.
+class Committer final : public Commits {
+ public:
+  struct Options {
+    std::int32_t run_ahead = 16;         ///< commits of a trajectory that may await validation, ≥ 1
+    double reexecute_share = 1.0 / 512;  ///< of the commits are computed again on another backend
+    std::optional<Digest> salt{};        ///< decides which; by default nobody knows it
+    std::chrono::milliseconds verdict_delay{250};  ///< the longest that a verdict waits for records
+  };
+
+  /// All arguments must outlive the committer. `backend` is the name of the engine's.
+  static Result<std::unique_ptr<Committer>> create(store::SignedLog& log, AnchorsInForce& anchors,
+                                                   const weights::ModelFile& file, std::string_view backend,
+                                                   const Options& options);
+  /// Appends what was sealed; verdicts that are not due by then are not given.
+  ~Committer() override;
+  Committer(const Committer&) = delete;
+  Committer& operator=(const Committer&) = delete;
+
+  bool records() const override { return true; }
+  Status open(core::SequenceId id, const core::Request& request) override;
+  void seal_prompt(core::SequenceId id, std::vector<core::BlockRecord> blocks) override;
+  void seal_segment(core::SequenceId id, std::span<const core::OutputToken> tokens,
+                    const core::BlockRecord& block) override;
+  void seal_answer(core::SequenceId id, const core::Answer& answer) override;
+  void end(core::SequenceId id) override;
+  bool may_run(core::SequenceId id) const override;
+  void pages_checked(core::SequenceId id, std::int32_t commits, std::int64_t blocks) override;
+  void refute(core::SequenceId id, std::int32_t commit, const std::string& reason) override;
+  EffectId request(core::SequenceId id, std::int32_t commits) override;
+  News news() override;
+  void wait() override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Commit = commit::Protocol::Commit;
+
+  struct Gate {
+    EffectId effect = 0;
+    std::int32_t needs = 0;                                  ///< commits to be sealed
+    std::optional<commit::Protocol::Effect> requested = {};  ///< once they are
+  };
+  /// A trajectory, from its opening until nothing of it is pending.
+  struct Life {
+    std::vector<Digest> anchors;
+    bool impatient = false;        ///< its text waits for validation
+    std::shared_ptr<Chain> chain;  ///< the thread's alone
+    std::deque<Sealed> waiting;    ///< until fewer commits are unvalidated
+    std::vector<Digest> leaves;    ///< of commits that are durable
+    std::vector<Gate> gates;
+    bool ended = false;   ///< the engine has dropped it
+    bool closed = false;  ///< so the protocol was told, when nothing waited any more
+    CommitNews news;      ///< as a whole; `receipt` and `stopped` until they are told
+    bool stopped = false;
+  };
+  /// A sealed commit on its way to the ledger.
+  struct Queued {
+    Commit commit;
+    std::shared_ptr<Chain> chain;
+    Sealed sealed;
+  };
+  /// The commits from `first` on that were sealed are bad.
+  struct Refusal {
+    Commit first;
+    std::string reason;
+    std::vector<Digest> leaves = {};
+  };
+  /// What one append takes up.
+  struct Batch {
+    std::vector<Queued> records;
+    std::vector<Verdict> verdicts;
+    std::vector<Refusal> refusals;
+    std::vector<store::Bytes> leaves = {};  ///< of records, then of the verdicts' records
+    std::vector<Digest> heads = {};         ///< leaf hashes of records
+    std::vector<History> histories = {};    ///< of those records that are sampled, in their order
+    std::vector<std::optional<commit::Receipt>> receipts = {};  ///< of records
+  };
+
+  Committer(store::SignedLog& log, AnchorsInForce& anchors, const weights::ModelFile& file,
+            const Options& options);
+
+  void seal(core::SequenceId id, Sealed sealed);
+  void note_reexecuted(Commit commit, const Status& outcome);
+
+  // mutex_ is held.
+  void advance(core::SequenceId id, Life& life);
+  void refute_commit(Commit commit, const std::string& reason);
+  void stop(Commit first, Life& life, Error error);
+  void heed_anchors();
+  void take_effects(News& news);
+  void forget_if_over(core::SequenceId id);
+  void note_due();
+  bool urgent() const;
+  bool has_work() const;
+  Batch take_batch();
+  void note_appended(Batch& batch);
+  void fail(const Error& error);
+
+  // The thread's, without it.
+  void run();
+  void encode(Batch& batch);
+  void encode_verdicts(Batch& batch);
+  Status append(Batch& batch);
+
+  store::SignedLog& log_;
+  AnchorsInForce& anchors_;
+  const weights::ModelFile& file_;
+  Options options_;
+  std::string other_backend_;  ///< where commits are computed again
+
+  mutable std::mutex mutex_;  // guards all below but the threads
+  std::condition_variable wake_;
+  std::condition_variable changed_;
+  commit::Protocol protocol_;
+  Validator validator_;
+  std::map<core::SequenceId, Life> lives_;
+  std::set<core::SequenceId> told_next_;  ///< of whom there is news
+  std::deque<Queued> queue_;
+  std::vector<Refusal> refusals_;
+  std::optional<Error> failure_;
+  Clock::time_point due_since_{};
+  EffectId effects_ = 0;
+  bool engine_waits_ = false;
+  bool stop_ = false;
+
+  std::unique_ptr<Reexecutor> reexecutor_;
+  std::thread thread_;
+};
+
+}  // namespace fieldprint::engine

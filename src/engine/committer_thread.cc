@@ -1,0 +1,234 @@
+#include <algorithm>
+#include <utility>
+
+#include "base/bounds.h"
+#include "base/fault_point.h"
+#include "commit/envelope.h"
+#include "commit/segment.h"
+#include "engine/committer.h"
+#include "ledger/merkle.h"
+
+/// The committer's thread: takes what has gathered, appends it, and tells the protocol.
+namespace fieldprint::engine {
+
+void Committer::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    while (!has_work()) {
+      if (stop_) return;
+      if (validator_.due()) {
+        wake_.wait_until(lock, due_since_ + options_.verdict_delay);
+      } else {
+        wake_.wait(lock);
+      }
+    }
+    lock.unlock();
+    anchors_.poll();
+    lock.lock();
+    heed_anchors();
+    Batch batch = take_batch();
+    lock.unlock();
+    encode(batch);
+    const Status appended = append(batch);
+    // The verdicts count by the anchors as they were when these became durable, or later.
+    anchors_.poll();
+    lock.lock();
+    if (appended) {
+      note_appended(batch);
+    } else {
+      fail(appended.error());
+    }
+    changed_.notify_all();
+  }
+}
+
+bool Committer::has_work() const {
+  if (failure_) return false;
+  if (!queue_.empty() || !refusals_.empty()) return true;
+  if (!validator_.due()) return false;
+  return stop_ || urgent() || Clock::now() >= due_since_ + options_.verdict_delay;
+}
+
+/// Whether somebody waits for verdicts.
+bool Committer::urgent() const {
+  if (engine_waits_) return true;
+  return std::ranges::any_of(lives_, [&](const auto& each) {
+    const auto& [id, life] = each;
+    const bool held_up = !life.stopped && !life.ended && !protocol_.may_run(id);
+    return life.impatient || !life.gates.empty() || held_up;
+  });
+}
+
+void Committer::note_due() {
+  if (due_since_ == Clock::time_point() && validator_.due()) due_since_ = Clock::now();
+}
+
+Committer::Batch Committer::take_batch() {
+  Batch batch;
+  const std::size_t most = static_cast<std::size_t>(bounds::kMaxGroupLeaves) / 2;
+  while (!queue_.empty() && batch.records.size() < most) {
+    batch.records.push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  }
+  batch.verdicts = validator_.take_due();
+  due_since_ = {};
+  if (!queue_.empty()) return batch;
+  // Every commit that they are about is in the ledger or in this batch.
+  batch.refusals = std::exchange(refusals_, {});
+  for (Refusal& refusal : batch.refusals) {
+    const auto found = lives_.find(refusal.first.trajectory);
+    if (found == lives_.end()) continue;
+    const std::vector<Digest>& leaves = found->second.leaves;
+    const auto first = std::min(static_cast<std::size_t>(refusal.first.number), leaves.size());
+    refusal.leaves.assign(leaves.begin() + static_cast<std::ptrdiff_t>(first), leaves.end());
+  }
+  return batch;
+}
+
+void Committer::encode(Batch& batch) {
+  for (const Queued& record : batch.records) {
+    auto leaf = record.chain->next(record.sealed);
+    CHECK(leaf.ok(), "a commit cannot be recorded: {}", leaf.error().message);
+    const Digest& hash = record.chain->head();
+    batch.heads.push_back(hash);
+    if (validator_.samples(hash)) batch.histories.push_back(record.chain->history());
+    for (Refusal& refusal : batch.refusals) {
+      const bool meant = record.commit.trajectory == refusal.first.trajectory &&
+                         record.commit.number >= refusal.first.number;
+      if (meant) refusal.leaves.push_back(hash);
+    }
+    batch.leaves.push_back(std::move(*leaf));
+  }
+  encode_verdicts(batch);
+}
+
+void Committer::encode_verdicts(Batch& batch) {
+  const std::uint64_t head = anchors_.size();
+  const auto add = [&](commit::VerdictRecord record) {
+    record.head = head;
+    const std::vector<Digest> all = std::exchange(record.commits, {});
+    const auto most = static_cast<std::size_t>(bounds::kMaxVerdictCommits);
+    for (std::size_t i = 0; i < all.size(); i += most) {
+      const auto part = std::span(all).subspan(i, std::min(most, all.size() - i));
+      record.commits.assign(part.begin(), part.end());
+      auto leaf = commit::encode(record);
+      CHECK(leaf.ok(), "a verdict cannot be recorded: {}", leaf.error().message);
+      batch.leaves.push_back(std::move(*leaf));
+    }
+  };
+  std::map<std::string, commit::VerdictRecord> good;
+  std::set<core::SequenceId> counted;
+  for (const Verdict& verdict : batch.verdicts) {
+    commit::VerdictRecord& record = good[verdict.reexecuted_on];
+    record.good = true;
+    record.reexecuted_on = verdict.reexecuted_on;
+    record.commits.push_back(verdict.leaf);
+    if (!counted.insert(verdict.commit.trajectory).second) continue;
+    record.pages_checked += static_cast<std::uint32_t>(verdict.blocks);
+  }
+  for (auto& [backend, record] : good) add(std::move(record));
+  for (Refusal& refusal : batch.refusals) {
+    std::string reason = refusal.reason.substr(0, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
+    commit::VerdictRecord record;
+    record.commits = std::move(refusal.leaves);
+    record.reason = std::move(reason);
+    add(std::move(record));
+  }
+}
+
+Status Committer::append(Batch& batch) {
+  if (batch.leaves.empty()) return {};
+  if (Status status = FAULT_POINT("commits.before_append"); !status) return status;
+  auto logged = log_.append(batch.leaves);
+  if (!logged) return logged.error();
+  CRASH_POINT("commits.recorded");
+  if (batch.leaves.size() > batch.records.size()) CRASH_POINT("verdicts.recorded");
+  for (std::size_t i = 0; i < batch.records.size(); ++i) {
+    std::optional<commit::Receipt>& receipt = batch.receipts.emplace_back();
+    const std::optional<commit::Body>& body = batch.records[i].chain->body();
+    if (!std::holds_alternative<SealedAnswer>(batch.records[i].sealed)) continue;
+    store::LoggedLeaf& entry = (*logged)[i];
+    receipt = {.body = *body,
+               .leaf_index = entry.index,
+               .tree_size = entry.tree_size,
+               .inclusion_proof = std::move(entry.inclusion_proof),
+               .checkpoint = std::move(entry.checkpoint),
+               .verifier_key = log_.verifier().text(),
+               .field_checks = {}};
+    const Status sealed = commit::seal(*receipt);
+    CHECK(sealed.ok(), "a receipt cannot be sealed: {}", sealed.error().message);
+  }
+  return {};
+}
+
+void Committer::note_appended(Batch& batch) {
+  heed_anchors();
+  std::size_t history = 0;
+  for (std::size_t i = 0; i < batch.records.size(); ++i) {
+    const Commit commit = batch.records[i].commit;
+    const Digest& leaf = batch.heads[i];
+    const bool sampled = validator_.samples(leaf);
+    protocol_.acknowledge(commit);
+    const auto found = lives_.find(commit.trajectory);
+    if (found != lives_.end()) {
+      Life& life = found->second;
+      life.leaves.push_back(leaf);
+      life.news.receipt = std::move(batch.receipts[i]);
+      if (life.news.receipt) told_next_.insert(commit.trajectory);
+    }
+    const bool pending =
+        protocol_.known(commit.trajectory) && protocol_.state(commit) == commit::CommitState::kDurable;
+    if (pending) validator_.durable(commit, leaf);
+    if (pending && sampled) reexecutor_->add(commit, std::move(batch.histories[history]));
+    history += sampled ? 1 : 0;
+  }
+  std::set<std::pair<core::SequenceId, std::string>> counted;
+  for (const Verdict& verdict : batch.verdicts) {
+    const core::SequenceId id = verdict.commit.trajectory;
+    protocol_.validate(verdict.commit);
+    const auto found = lives_.find(id);
+    if (found == lives_.end()) continue;
+    Life& life = found->second;
+    life.news.verdicts += counted.insert({id, verdict.reexecuted_on}).second ? 1 : 0;
+    life.news.reexecuted += verdict.reexecuted_on.empty() ? 0 : 1;
+    told_next_.insert(id);
+    advance(id, life);
+    forget_if_over(id);
+  }
+  note_due();
+}
+
+/// The ledger cannot be written: nothing more is validated, and nothing goes on.
+void Committer::fail(const Error& error) {
+  failure_ = error;
+  queue_.clear();
+  refusals_.clear();
+  for (auto& [id, life] : lives_) {
+    life.waiting.clear();
+    if (protocol_.known(id)) {
+      const Commit first{id, protocol_.validated(id)};
+      const bool pending = first.number < protocol_.sealed(id);
+      if (pending && protocol_.state(first) != commit::CommitState::kRefuted) {
+        protocol_.refute(first, error.message);
+      }
+      stop(first, life, error);
+    }
+    advance(id, life);
+  }
+  refusals_.clear();
+}
+
+void Committer::note_reexecuted(Commit commit, const Status& outcome) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!outcome && outcome.error().kind == ErrorKind::kRefuted) {
+      refute_commit(commit, outcome.error().message);
+    } else {
+      validator_.reexecuted(commit, outcome ? other_backend_ : std::string());
+      note_due();
+    }
+  }
+  wake_.notify_one();
+}
+
+}  // namespace fieldprint::engine

@@ -1,0 +1,223 @@
+#include <algorithm>
+#include <deque>
+
+#include "engine/engine.h"
+
+/// Pages are checked, not trusted: resident blocks are hashed again, and what was computed from a damaged one
+/// is computed again. The rule is in engine.h.
+namespace fieldprint::engine {
+namespace {
+
+bool is_answer(const Sequence& sequence, std::int32_t commit) {
+  return sequence.finished && commit == sequence.trail.sealed - 1;
+}
+
+/// Leading blocks of the table that the commit holds. The answer's last one, partly filled, was hashed when
+/// the answer was sealed and cannot be hashed again.
+std::int64_t blocks_of(const Sequence& sequence, std::int32_t commit) {
+  return sequence.blocks_in(commit + 1) - (is_answer(sequence, commit) ? 1 : 0);
+}
+
+}  // namespace
+
+/// Pages of those that somebody waits for: a held text, an effect, or the sequence itself, which has run as
+/// far ahead as it may.
+void Engine::check_awaited_pages() {
+  std::vector<core::SequenceId> awaited;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->trail.marks.empty() || sequence->dropped) continue;
+    if (sequence->request.hold_text || sequence->trail.effects > 0 || !commits_.may_run(id)) {
+      awaited.push_back(id);
+    }
+  }
+  for (const core::SequenceId id : awaited) check_pages(*sequences_.at(id));
+}
+
+bool Engine::check_pages(Sequence& sequence) {
+  const Trail& trail = sequence.trail;
+  if (trail.checked == trail.next) return true;
+  const std::uint64_t sealed = trail.marks[static_cast<std::size_t>(trail.next - 1 - trail.checked)].moment;
+  const std::int64_t blocks = std::min(blocks_of(sequence, trail.next - 1), sequence.table.sealed_blocks());
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    const kv::BlockId block = sequence.table.blocks()[static_cast<std::size_t>(i)];
+    if (cache_.good_at(block) > sealed || cache_.intact(block)) continue;
+    lose(block);
+    return false;
+  }
+  note_checked(sequence);
+  return true;
+}
+
+/// Says of the commits whose blocks were all hashed after they were sealed that they were.
+void Engine::note_checked(Sequence& sequence) {
+  Trail& trail = sequence.trail;
+  const std::int32_t before = trail.checked;
+  const std::span<const kv::BlockId> table = sequence.table.blocks();
+  while (trail.checked < trail.next) {
+    const std::int64_t blocks = blocks_of(sequence, trail.checked);
+    if (sequence.table.sealed_blocks() < blocks) break;
+    const std::uint64_t sealed = trail.marks.front().moment;
+    const auto good = [&](kv::BlockId block) { return cache_.good_at(block) > sealed; };
+    if (!std::ranges::all_of(table.first(static_cast<std::size_t>(blocks)), good)) break;
+    trail.marks.pop_front();
+    ++trail.checked;
+  }
+  if (trail.checked == before) return;
+  trail.mass.erase(trail.mass.begin(), trail.mass.lower_bound(sequence.outputs_in(trail.checked)));
+  commits_.pages_checked(sequence.id, trail.checked, blocks_of(sequence, trail.checked - 1));
+}
+
+void Engine::scrub(Clock::duration step) {
+  const std::int64_t before = scrubber_.checked();
+  if (const std::optional<kv::BlockId> damaged = scrubber_.scrub(step)) lose(*damaged);
+  if (scrubber_.checked() == before) return;
+  for (const auto& [id, sequence] : sequences_) note_checked(*sequence);
+}
+
+/// Drops a damaged block and all that was computed after it, and has the sequences that hold it compute their
+/// tokens again.
+void Engine::lose(kv::BlockId damaged) {
+  std::deque<kv::BlockId> lost = {damaged};
+  for (; !lost.empty(); lost.pop_front()) {
+    // Its last holder may have given it up by now.
+    if (!cache_.sealed(lost.front())) continue;
+    ++stats_.damaged_blocks;
+    std::vector<Sequence*> holders;
+    for (const auto& [id, sequence] : sequences_) {
+      const std::span<const kv::BlockId> table = sequence->table.blocks();
+      if (std::ranges::find(table, lost.front()) != table.end()) holders.push_back(sequence.get());
+    }
+    (void)cache_.discard(lost.front());
+    for (Sequence* sequence : holders) {
+      for (const kv::BlockId other : rewind(*sequence)) {
+        if (std::ranges::find(lost, other) == lost.end()) lost.push_back(other);
+      }
+    }
+  }
+}
+
+/// Takes a sequence with damaged blocks back to what cannot depend on the damage; returns these blocks. All
+/// blocks are hashed for that, so that commits which are not suspect are checked.
+std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
+  Trail& trail = sequence.trail;
+  std::vector<kv::BlockId> damaged;
+  std::int32_t suspect = trail.next;
+  for (std::int64_t i = 0; i < sequence.table.sealed_blocks(); ++i) {
+    const kv::BlockId block = sequence.table.blocks()[static_cast<std::size_t>(i)];
+    if (cache_.intact(block)) continue;
+    damaged.push_back(block);
+    for (std::int32_t commit = trail.checked; commit < suspect; ++commit) {
+      const Mark& mark = trail.marks[static_cast<std::size_t>(commit - trail.checked)];
+      if (blocks_of(sequence, commit) > i && mark.moment >= cache_.good_at(block)) suspect = commit;
+    }
+  }
+  if (suspect > trail.checked) {
+    trail.marks.erase(trail.marks.begin(), trail.marks.begin() + (suspect - trail.checked));
+    trail.checked = suspect;
+    commits_.pages_checked(sequence.id, suspect, blocks_of(sequence, suspect - 1));
+  }
+  sequence.table.release();
+  sequence.running = false;
+  if (sequence.finished && suspect == trail.sealed) return damaged;
+
+  trail.next = suspect;
+  sequence.finite = true;
+  const std::int64_t outputs = sequence.outputs_in(suspect);
+  const std::int64_t good = sequence.prompt_tokens() + outputs;
+  if (good < static_cast<std::int64_t>(sequence.tokens.size())) {
+    sequence.confirmed = good;
+    if (sequence.request.layout.anchor_tokens > 0) {
+      const auto kept = trail.mass.find(outputs);
+      CHECK(outputs == 0 || kept != trail.mass.end(), "no anchor mass was kept at token {}", outputs);
+      sequence.mass_sum = outputs == 0 ? std::vector<double>() : kept->second;
+      trail.mass.erase(trail.mass.lower_bound(outputs), trail.mass.end());
+    }
+    if (sequence.seen) {
+      sequence.seen.emplace(file_.spec().vocab).add(sequence.known());
+    }
+  }
+  await_admission(sequence);
+  return damaged;
+}
+
+/// A suspect token is right if the model chooses it again.
+void Engine::confirm_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row) {
+  const std::int64_t position = *sequence.confirmed;
+  if (pick.token != sequence.tokens[static_cast<std::size_t>(position)]) {
+    return diverge(sequence, sequence.commit_of(position), "a token is not the model's choice");
+  }
+  count_token(sequence, pick.token, logit_row);
+  sequence.answer.output[static_cast<std::size_t>(position - sequence.prompt_tokens())] = output_token(pick);
+  if (position + 1 < static_cast<std::int64_t>(sequence.tokens.size())) {
+    sequence.confirmed = position + 1;
+    return;
+  }
+  sequence.confirmed.reset();
+  if (sequence.finished) confirm_answer(sequence);
+}
+
+/// All tokens of a finished answer are right; so must be the rest that it states.
+void Engine::confirm_answer(Sequence& sequence) {
+  seal_commits(sequence);
+  Trail& trail = sequence.trail;
+  if (sequence.dropped) return;
+  if (sequence.block_records() != sequence.answer.blocks ||
+      sequence.mean_mass() != sequence.answer.anchor_mass) {
+    return diverge(sequence, trail.sealed - 1, "its KV or its anchors' mass is other than it stated");
+  }
+  CHECK(trail.next == trail.sealed - 1, "{} of {} commits were compared", trail.next, trail.sealed);
+  trail.marks.back().moment = cache_.moment();
+  trail.next = trail.sealed;
+}
+
+/// What was computed again is not what the commit, or the tokens after the last commit, say.
+void Engine::diverge(Sequence& sequence, std::int32_t commit, const std::string& what) {
+  const std::string reason = "a damaged page was found, and computed again " + what;
+  if (commit < sequence.trail.sealed) commits_.refute(sequence.id, commit, reason);
+  fail(sequence.id, refuted(fmt::format("{}; the first {} of its {} tokens hold", reason,
+                                        sequence.outputs_in(commit), sequence.answer.output.size())));
+}
+
+/// Whether blocks that finished answers hold would let more sequences run.
+bool Engine::crowded(const scheduler::Decision& decision) const {
+  if (!decision.preempt.empty()) return true;
+  std::int64_t running = static_cast<std::int64_t>(decision.admit.size());
+  bool waiting = false;
+  for (const auto& [id, sequence] : sequences_) {
+    if (!sequence->active()) continue;
+    running += sequence->running ? 1 : 0;
+    const bool admitted = sequence->running || std::ranges::find(decision.admit, id) != decision.admit.end();
+    waiting = waiting || !admitted;
+  }
+  return (waiting && running < options_.max_batch) || (decision.run.empty() && running > 0);
+}
+
+/// Has the oldest finished answer give its blocks up. False if none holds any.
+bool Engine::release_finished() {
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->active() || sequence->dropped || sequence->table.blocks().empty()) continue;
+    if (!check_pages(*sequence)) return true;
+    sequence->table.release();
+    sequence->running = false;
+    return true;
+  }
+  return false;
+}
+
+/// Whether the blocks that these sequences are about to give up are good, all of them: tokens after the last
+/// commit depend on them too.
+bool Engine::pages_hold(const std::vector<core::SequenceId>& leaving) {
+  for (const core::SequenceId id : leaving) {
+    Sequence& sequence = *sequences_.at(id);
+    for (const kv::BlockId block :
+         sequence.table.blocks().first(static_cast<std::size_t>(sequence.table.sealed_blocks()))) {
+      if (cache_.intact(block)) continue;
+      lose(block);
+      return false;
+    }
+    note_checked(sequence);
+  }
+  return true;
+}
+
+}  // namespace fieldprint::engine
