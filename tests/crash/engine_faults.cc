@@ -110,9 +110,12 @@ Tally turn_clocks() {
     if (as_it_must) ++tally.answered;
     if (!as_it_must && tally.problem.empty()) tally.problem = fmt::format("{} at {}", what, time);
   };
-  const auto anchor = anchor::testing::anchor_of("be kind", {.not_before = 2000, .not_after = 5000});
+  anchor::Terms terms;
+  terms.not_before = 2000;
+  terms.not_after = 5000;
+  const auto anchor = anchor::testing::anchor_of("be kind", terms);
   const auto other = anchor::testing::anchor_of("be brief");
-  CHECK(office.add(encode(office.next(anchor::testing::shared_policy(), {"ada", "alf"}))).ok());
+  CHECK(office.set(anchor::testing::shared_policy(), {"ada", "alf"}).ok());
   office.promote(anchor);
   const auto admitted = [&](std::int64_t time) {
     return office.registry.admit(anchor.id(), {.tenant = "", .model_digest = {}, .time = time}).ok();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks protocol.pml with spin: every property in every size, that a broken rule is found, and that the code follows.
 
-usage: check.py [--trace-test PROGRAM] [--traces N] [--large] [--json]
+usage: check.py [--trace-test PROGRAM] [--traces N] [--json]
 
 Exit status 0: all as it should be; 1: a property fails, or a broken rule is not found; 77: there is no spin.
 """
@@ -24,7 +24,6 @@ SAFETY = "no effect without a validated cause, no use of a revoked anchor, ackno
 PROGRESS = "every sealed commit is validated or refuted, or its trajectory lost in a crash"
 # Sizes: trajectories, commits of each, effects, crashes.
 SAFETY_SIZES = ({"NT": 1, "NC": 3, "NE": 2, "CRASHES": 2}, {"NT": 2, "NC": 2, "NC1": 1, "NE": 1, "CRASHES": 1})
-LARGE_SIZE = {"NT": 2, "NC": 2, "NC1": 2, "NE": 1, "CRASHES": 1}
 PROGRESS_SIZES = ({"NT": 1, "NC": 3, "PROGRESS_N": 0}, {"NT": 1, "NC": 3, "PROGRESS_N": 2},
                   {"NT": 2, "NC": 1, "PROGRESS_N": 0})
 
@@ -137,7 +136,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace-test", help="the program protocol_trace_test; without it no traces are made")
     parser.add_argument("--traces", type=int, default=250)
-    parser.add_argument("--large", action="store_true", help="also two trajectories of two commits each: minutes")
     parser.add_argument("--json", action="store_true", help="the table as one JSON object on stdout")
     options = parser.parse_args()
     if shutil.which("spin") is None:
@@ -146,7 +144,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="fieldprint-spin-") as folder:
         check = Check(folder)
         try:
-            for size in SAFETY_SIZES + ((LARGE_SIZE,) if options.large else ()):
+            for size in SAFETY_SIZES:
                 check.property(SAFETY, size, progress=False)
             for size in PROGRESS_SIZES:
                 check.property(PROGRESS, size, progress=True)
