@@ -224,6 +224,7 @@ void add_bench_command(CLI::App& app, Action& action) {
   add_bench_attention_command(*bench, action);
   add_bench_model_command(*bench, action);
   add_bench_ledger_command(*bench, action);
+  add_bench_commits_command(*bench, action);
 
   auto cpu = std::make_shared<BenchOptions>();
   CLI::App* cpu_command = bench->add_subcommand("cpu", "prefill and decode on the CPU");

@@ -11,7 +11,6 @@
 #include "cli/console.h"
 #include "cli/ledger_options.h"
 #include "commit/receipt_file.h"
-#include "ledger/key_file.h"
 #include "ledger/tlog_proof.h"
 #include "store/audit.h"
 #include "store/tile_export.h"
@@ -36,14 +35,6 @@ struct LedgerOptions {
 bool present(const std::string& path) {
   std::error_code failure;
   return std::filesystem::exists(path, failure);
-}
-
-Result<std::unique_ptr<store::SignedLog>> open_for_signing(const LedgerOptions& options) {
-  auto store = open_place(options.place, store::Access::kContinue);
-  if (!store) return store.error();
-  auto key = ledger::load_key_file(options.place.signing_key());
-  if (!key) return key.error();
-  return store::SignedLog::open(std::move(*store), std::move(*key));
 }
 
 /// The checkpoint kept for --size, or the last one.
@@ -87,7 +78,7 @@ int checkpoint(const LedgerOptions& options) {
     if (!witnesses) return report(witnesses.error());
     auto answer = read_text(options.add, bounds::kMaxNoteBytes);
     if (!answer) return report(answer.error());
-    auto log = open_for_signing(options);
+    auto log = open_for_signing(options.place);
     if (!log) return report(log.error());
     auto cosigned = (*log)->accept_cosignatures(*answer, *witnesses);
     if (!cosigned)
@@ -97,7 +88,7 @@ int checkpoint(const LedgerOptions& options) {
   }
   // Who cannot sign can still hand out what was signed.
   if (!options.size && !options.place.folder.empty() && present(options.place.signing_key())) {
-    auto log = open_for_signing(options);
+    auto log = open_for_signing(options.place);
     if (!log) return report(log.error());
     auto note = (*log)->checkpoint();
     return note ? print_checkpoint(*note, options.json) : report(note.error());
@@ -242,15 +233,7 @@ int export_log(const LedgerOptions& options) {
   if (!store) return report(store.error());
   auto note = kept_checkpoint(**store, options.size);
   if (!note) return report(note.error());
-  std::error_code failure;
-  std::filesystem::create_directories(options.output, failure);
-  if (failure == std::errc::not_a_directory || failure == std::errc::file_exists) {
-    return report(caller_error(fmt::format("{} cannot be a folder: a file is in its way", options.output)));
-  }
-  if (failure) {
-    return report(
-        environment_error(fmt::format("cannot create the folder {}: {}", options.output, failure.message())));
-  }
+  if (Status status = ensure_folder(options.output); !status) return report(status.error());
   Progress progress("exporting", "files");
   auto done = store::export_tiles(**store, *note, options.output, [&](std::uint64_t files) {
     progress.update(static_cast<std::int64_t>(files), 0);

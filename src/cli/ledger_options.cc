@@ -1,7 +1,10 @@
 #include "cli/ledger_options.h"
 
+#include <filesystem>
+
 #include "base/bounds.h"
 #include "base/file.h"
+#include "ledger/key_file.h"
 
 namespace fieldprint::cli {
 
@@ -21,6 +24,32 @@ Result<std::unique_ptr<store::LedgerStore>> open_place(const store::DataFolder& 
         "--database takes a URL such as postgresql://USER@HOST/NAME; for a folder use --data");
   }
   return store::open_ledger(place.ledger(), access);
+}
+
+Result<std::unique_ptr<store::SignedLog>> open_for_signing(const store::DataFolder& place) {
+  auto store = open_place(place, store::Access::kContinue);
+  if (!store) return store.error();
+  auto key = ledger::load_key_file(place.signing_key());
+  if (!key) return key.error();
+  return store::SignedLog::open(std::move(*store), std::move(*key));
+}
+
+Result<ledger::VerifierKey> read_log_key(const store::DataFolder& place) {
+  if (place.folder.empty()) return caller_error("say where the log's key lies: --data FOLDER");
+  auto keys = read_verifier_keys({place.public_key()});
+  if (!keys) return keys.error();
+  return std::move(keys->front());
+}
+
+Status ensure_folder(const std::string& path) {
+  if (path.empty()) return {};
+  std::error_code failure;
+  std::filesystem::create_directories(path, failure);
+  if (!failure) return {};
+  if (failure == std::errc::not_a_directory || failure == std::errc::file_exists) {
+    return caller_error(fmt::format("{} cannot be a folder: a file is in its way", path));
+  }
+  return environment_error(fmt::format("cannot create the folder {}: {}", path, failure.message()));
 }
 
 Result<std::vector<ledger::VerifierKey>> read_verifier_keys(const std::vector<std::string>& paths) {

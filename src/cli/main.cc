@@ -51,6 +51,7 @@ int run_command_line(int argc, char** argv) {
   add_model_command(app, action);
   add_run_command(app, action);
   add_verify_command(app, action);
+  add_anchor_command(app, action);
   add_ledger_command(app, action);
   add_eval_command(app, action);
   add_bench_command(app, action);

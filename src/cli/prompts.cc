@@ -174,6 +174,7 @@ Result<core::Request> make_request(const Prompt& prompt, const tokenizer::Tokeni
   for (const auto* part : {&rendered->sink, &rendered->anchors, &rendered->context}) {
     request.prompt.insert(request.prompt.end(), part->begin(), part->end());
   }
+  for (const anchor::Anchor& anchor : anchors.anchors()) request.anchors.push_back(anchor.id());
   request.anchor_bounds = anchor_bounds;
   request.sampling = prompt.sampling;
   request.max_tokens = prompt.max_tokens;

@@ -2,18 +2,21 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 
 #include "backend/select.h"
 #include "base/bounds.h"
 #include "base/file.h"
+#include "base/utc_time.h"
 #include "cli/answer_printer.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/ledger_options.h"
+#include "cli/run_anchors.h"
 #include "cli/run_options.h"
 #include "commit/freeze.h"
 #include "commit/receipt_file.h"
+#include "engine/authority.h"
 #include "engine/engine.h"
 #include "engine/recorder.h"
 #include "exact/format.h"
@@ -56,16 +59,6 @@ Status avoid_present_receipts(const std::string& folder, std::vector<core::Reque
   return {};
 }
 
-Result<anchor::AnchorSet> load_anchors(const std::vector<std::string>& paths) {
-  std::vector<anchor::Anchor> anchors;
-  for (const std::string& path : paths) {
-    auto anchor = anchor::Anchor::load(path);
-    if (!anchor) return anchor.error();
-    anchors.push_back(std::move(*anchor));
-  }
-  return anchor::AnchorSet::make(std::move(anchors));
-}
-
 std::vector<commit::AnchorRecord> anchor_records(const anchor::AnchorSet& anchors) {
   std::vector<commit::AnchorRecord> records;
   for (const anchor::Anchor& anchor : anchors.anchors())
@@ -99,17 +92,6 @@ Status check_memory(const weights::ModelFile& file, std::int64_t blocks) {
       "--kv-blocks (at most {}), a smaller --batch or fewer tokens",
       file.file_bytes() >> 20, blocks, static_cast<double>(blocks) * static_cast<double>(block) / (1 << 20),
       memory >> 20, std::max<std::int64_t>(room / block, 0)));
-}
-
-Status ensure_folder(const std::string& path) {
-  if (path.empty()) return {};
-  std::error_code failure;
-  std::filesystem::create_directories(path, failure);
-  if (!failure) return {};
-  if (failure == std::errc::not_a_directory || failure == std::errc::file_exists) {
-    return caller_error(fmt::format("{} cannot be a folder: a file is in its way", path));
-  }
-  return environment_error(fmt::format("cannot create the folder {}: {}", path, failure.message()));
 }
 
 class Run {
@@ -199,8 +181,10 @@ class Run {
 int run(const RunOptions& options) {
   auto backend = backend::select_backend(options.backend, options.threads);
   if (!backend) return report(backend.error());
-  auto anchors = load_anchors(options.anchors);
+  auto anchors = read_anchors(options.anchors, {options.data, options.database});
   if (!anchors) return report(anchors.error());
+  auto anchor_bounds = anchors->set.bounds(options.anchor_bounds);
+  if (!anchor_bounds) return report(anchor_bounds.error());
   auto prompts = gather_prompts(options);
   if (!prompts) return report(prompts.error());
   auto file = weights::ModelFile::open(options.model);
@@ -209,9 +193,9 @@ int run(const RunOptions& options) {
   if (!tokenizer) return report(tokenizer.error());
   std::vector<core::Request> requests;
   for (const Prompt& prompt : *prompts) {
-    auto request =
-        make_request(prompt, **tokenizer, *anchors, options.anchor_bounds, options.max_anchor_tokens);
+    auto request = make_request(prompt, **tokenizer, anchors->set, *anchor_bounds, options.max_anchor_tokens);
     if (!request) return report(Error{request.error().kind, prompt.id + ": " + request.error().message});
+    request->tenant_name = options.tenant;
     requests.push_back(std::move(*request));
   }
   for (const std::string& folder : {options.receipts, options.data}) {
@@ -221,7 +205,12 @@ int run(const RunOptions& options) {
     return report(status.error());
   auto recorder = engine::Recorder::open(options.data, options.database);
   if (!recorder) return report(recorder.error());
-  return Run(options, **file, **tokenizer, *anchors, **recorder).answer(**backend, std::move(requests));
+  store::SignedLog& log = (*recorder)->log();
+  auto authority = engine::Authority::follow(log.store(), log.verifier());
+  if (!authority) return report(authority.error());
+  Status admitted = admit_anchors(*anchors, **authority, log, {options.tenant, (*file)->digest(), utc_now()});
+  if (!admitted) return report(admitted.error());
+  return Run(options, **file, **tokenizer, anchors->set, **recorder).answer(**backend, std::move(requests));
 }
 
 void add_prompt_options(CLI::App& command, RunOptions& options) {
@@ -252,11 +241,14 @@ void add_run_command(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("run", "answer prompts, with receipts");
   command->add_option("-m,--model", options->model, "model file (.fpm)")->required();
   add_prompt_options(*command, *options);
-  command->add_option("--anchor", options->anchors, "text file to pin before the context; may be repeated");
+  command->add_option(
+      "--anchor", options->anchors,
+      "what to pin before the context: a text file, or the id of an anchor in the ledger; may be repeated");
+  command->add_option("--tenant", options->tenant, "for whom; an anchor may be for certain tenants only");
   command->add_option("--anchor-floor", options->anchor_bounds.floor,
-                      "least share of attention for the anchors");
+                      "least share of attention for the anchors; they may ask for more");
   command->add_option("--anchor-ceiling", options->anchor_bounds.ceiling,
-                      "largest share of attention for the anchors");
+                      "largest share of attention for the anchors; they may allow less");
   command->add_option("--max-anchor-tokens", options->max_anchor_tokens, "longest anchors accepted")
       ->check(CLI::Range(std::int64_t{1}, bounds::kMaxContext));
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));

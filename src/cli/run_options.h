@@ -11,6 +11,7 @@ namespace fieldprint::cli {
 struct RunOptions {
   std::string model;
   std::vector<std::string> anchors;
+  std::string tenant;
   core::AnchorBounds anchor_bounds;
   std::int64_t max_anchor_tokens = 0;
   std::string text;

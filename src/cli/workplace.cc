@@ -38,8 +38,7 @@ Result<std::unique_ptr<Workplace>> Workplace::make(const store::DataFolder& want
   }
   std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-bench-XXXXXX").string();
   if (::mkdtemp(pattern.data()) == nullptr) {
-    return environment_error(
-        fmt::format("cannot make a folder like {}; set TMPDIR or give --data", pattern));
+    return environment_error(fmt::format("cannot make a folder like {}; set TMPDIR or give --data", pattern));
   }
   place->temporary_ = pattern;
   place->place_.folder = pattern;

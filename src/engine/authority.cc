@@ -64,6 +64,11 @@ bool Authority::poll() {
   return registry_.departures() != departures;
 }
 
+Status Authority::readable() const {
+  const std::lock_guard lock(mutex_);
+  return failure_ ? Status(*failure_) : Status();
+}
+
 std::uint64_t Authority::size() const {
   const std::lock_guard lock(mutex_);
   return registry_.size();

@@ -28,6 +28,8 @@ class Authority {
   /// Takes what the ledger gained, by whomever; cheap when that is nothing. True if any anchor left force by
   /// it, or if the ledger could not be read. What expires meanwhile in_force alone tells.
   bool poll();
+  /// The error that keeps the ledger from being read, if there is one.
+  Status readable() const;
   /// Leaves read: the size of the ledger whose state this is.
   std::uint64_t size() const;
 

@@ -19,6 +19,8 @@ class Recorder {
   /// When it returns, the record and the checkpoint that covers it are durable.
   Result<commit::Receipt> record(const commit::Body& body);
 
+  store::SignedLog& log() { return *log_; }
+
  private:
   explicit Recorder(std::unique_ptr<store::SignedLog> log) : log_(std::move(log)) {}
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -72,6 +74,100 @@ TEST(Ed25519, RefusesAnotherMessageKeyOrSignature) {
   EXPECT_FALSE(verify_signature(key->public_key(), message, std::span(signature).first(63)));
   signature[40] ^= 1;
   EXPECT_FALSE(verify_signature(key->public_key(), message, signature));
+}
+
+// What a verifier must not take: the cases that Project Wycheproof asks about, with vectors of our own.
+class Malleability : public ::testing::Test {
+ protected:
+  const PrivateKey key_ = PrivateKey::from_seed(bytes<Seed>(kVectors[2].seed));
+  const std::vector<std::uint8_t> message_ = {0xaf, 0x82};
+  const Signature good_ = bytes<Signature>(kVectors[2].signature);
+
+  bool verifies(const Signature& signature) const {
+    return verify_signature(key_.public_key(), message_, signature);
+  }
+};
+
+TEST_F(Malleability, EveryBitOfASignatureCounts) {
+  ASSERT_TRUE(verifies(good_));
+  for (std::size_t bit = 0; bit < good_.size() * 8; ++bit) {
+    Signature altered = good_;
+    altered[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
+    EXPECT_FALSE(verifies(altered)) << bit;
+  }
+}
+
+TEST_F(Malleability, AScalarThatIsNotReducedIsRefused) {
+  // RFC 8032 §5.1.7: S is in 0 … L-1; S + L would satisfy the equation too.
+  const auto order = bytes<Seed>("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
+  Signature same = good_;
+  unsigned carry = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    carry += static_cast<unsigned>(same[32 + i]) + order[i];
+    same[32 + i] = static_cast<std::uint8_t>(carry);
+    carry >>= 8;
+  }
+  ASSERT_EQ(carry, 0u);
+  EXPECT_FALSE(verifies(same));
+  Signature order_alone = good_;
+  std::copy(order.begin(), order.end(), order_alone.begin() + 32);
+  EXPECT_FALSE(verifies(order_alone));
+}
+
+TEST_F(Malleability, NothingButSixtyFourBytesIsASignature) {
+  const std::vector<std::uint8_t> longer = [&] {
+    std::vector<std::uint8_t> out(good_.begin(), good_.end());
+    out.push_back(0);
+    return out;
+  }();
+  for (std::size_t size = 0; size <= longer.size(); ++size) {
+    EXPECT_EQ(verify_signature(key_.public_key(), message_, std::span(longer).first(size)), size == 64)
+        << size;
+  }
+  EXPECT_FALSE(verifies(Signature{}));
+}
+
+TEST_F(Malleability, TheHalvesBelongTogether) {
+  const Signature other = key_.sign(std::vector<std::uint8_t>{1});
+  Signature mixed = good_;
+  std::copy(other.begin() + 32, other.end(), mixed.begin() + 32);
+  EXPECT_FALSE(verifies(mixed));
+  mixed = good_;
+  std::copy(good_.begin(), good_.begin() + 32, mixed.begin() + 32);
+  EXPECT_FALSE(verifies(mixed));
+}
+
+TEST_F(Malleability, WhatIsNoPointIsNoKey) {
+  // y = 2 is of no point: (y² − 1)/(dy² + 1) has no square root.
+  EXPECT_FALSE(verify_signature(PublicKey{2}, message_, good_));
+  PublicKey mirrored = key_.public_key();
+  mirrored.back() ^= 0x80;
+  EXPECT_FALSE(verify_signature(mirrored, message_, good_));
+}
+
+TEST_F(Malleability, UnderAPointOfSmallOrderAnybodySigns) {
+  // The neutral point as key and as R, S = 0: 0·B = R + k·A whatever the message.
+  const PublicKey neutral = {1};
+  Signature forged{};
+  forged[0] = 1;
+  EXPECT_TRUE(verify_signature(neutral, message_, forged));
+  EXPECT_TRUE(verify_signature(neutral, std::vector<std::uint8_t>{7}, forged));
+  EXPECT_TRUE(is_small_order(neutral));
+}
+
+TEST_F(Malleability, PointsOfSmallOrderAreKnownInEveryEncoding) {
+  for (const std::string_view hex : {"0000000000000000000000000000000000000000000000000000000000000000",
+                                     "0000000000000000000000000000000000000000000000000000000000000080",
+                                     "0100000000000000000000000000000000000000000000000000000000000080",
+                                     "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+                                     "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+                                     "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+                                     "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+                                     "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"}) {
+    EXPECT_TRUE(is_small_order(bytes<PublicKey>(hex))) << hex;
+  }
+  for (const Vector& vector : kVectors) EXPECT_FALSE(is_small_order(bytes<PublicKey>(vector.public_key)));
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(is_small_order(PrivateKey::generate()->public_key()));
 }
 
 }  // namespace

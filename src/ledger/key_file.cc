@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <optional>
 #include <system_error>
 
 #include "base/bounds.h"
@@ -38,6 +39,19 @@ Status check_mode(const std::string& path) {
   return {};
 }
 
+// Nothing if there is a file already.
+Result<std::optional<SignerKey>> make_key_file(const std::string& path, const std::string& name) {
+  auto key = SignerKey::generate(name);
+  if (!key) return key.error();
+  if (Status status = FAULT_POINT("key.before_creation"); !status) return status.error();
+  std::string text = key->secret_text() + "\n";
+  auto created = create_file_atomically(path, as_writable_bytes(text), 0600);
+  wipe(as_writable_bytes(text));
+  if (!created) return created.error();
+  CRASH_POINT("key.created");
+  return *created ? std::optional(std::move(*key)) : std::nullopt;
+}
+
 }  // namespace
 
 Result<SignerKey> load_key_file(const std::string& path) {
@@ -55,19 +69,20 @@ Result<SignerKey> load_key_file(const std::string& path) {
   return key;
 }
 
+Result<SignerKey> create_key_file(const std::string& path, const std::string& name) {
+  auto made = make_key_file(path, name);
+  if (!made) return made.error();
+  if (!*made) return caller_error(fmt::format("{} is there already; keys are never replaced", path));
+  return std::move(**made);
+}
+
 Result<SignerKey> load_or_create_key_file(const std::string& path, const std::string& name) {
   auto present = exists(path);
   if (!present) return present.error();
   if (!*present) {
-    auto key = SignerKey::generate(name);
-    if (!key) return key;
-    if (Status status = FAULT_POINT("key.before_creation"); !status) return status.error();
-    std::string text = key->secret_text() + "\n";
-    auto created = create_file_atomically(path, as_writable_bytes(text), 0600);
-    wipe(as_writable_bytes(text));
-    if (!created) return created.error();
-    CRASH_POINT("key.created");
-    if (*created) return key;
+    auto made = make_key_file(path, name);
+    if (!made) return made.error();
+    if (*made) return std::move(**made);
   }
   auto key = load_key_file(path);
   if (key && key->verifier().name() != name) {

@@ -48,6 +48,18 @@ TEST_F(KeyFileTest, RefusesAFileThatOthersMayRead) {
   }
 }
 
+TEST_F(KeyFileTest, ANewKeyNeverTakesTheSpaceOfAnother) {
+  auto made = create_key_file(path(), "alice");
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  struct stat info {};
+  ASSERT_EQ(::stat(path().c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777u, 0600u);
+  auto again = create_key_file(path(), "alice");
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(load_key_file(path())->secret_text(), made->secret_text());
+}
+
 TEST_F(KeyFileTest, RefusesAnotherNameAndDamagedFiles) {
   ASSERT_TRUE(load_or_create_key_file(path(), "log").ok());
   EXPECT_FALSE(load_or_create_key_file(path(), "other").ok());

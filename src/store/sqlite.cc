@@ -111,7 +111,9 @@ Result<std::string> Database::text(std::string_view sql) {
 
 Error Database::error(std::string_view doing) const {
   const int code = sqlite3_errcode(handle_.get());
-  if (examined_ && ((code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB)) {
+  // The statements are ours: where one means nothing (SQLITE_ERROR) the tables or the format are not.
+  const int kind = code & 0xff;
+  if (examined_ && (kind == SQLITE_CORRUPT || kind == SQLITE_NOTADB || kind == SQLITE_ERROR)) {
     return refuted(fmt::format("the database {} is damaged: {}", path_, sqlite3_errmsg(handle_.get())));
   }
   return explain(code, sqlite3_errmsg(handle_.get()), sqlite3_system_errno(handle_.get()), path_, doing);

@@ -290,6 +290,12 @@ Result<Extent> SqliteLedgerStore::extent() {
 Result<std::optional<ledger::NodeId>> SqliteLedgerStore::stray_node() {
   Connection& connection = reading();
   const std::lock_guard lock(connection.mutex);
+  if (read_only_) {
+    // For an audit, the parts of the file that no query has read, such as the list of its free pages.
+    auto found = connection.database.text("PRAGMA integrity_check(1)");
+    if (!found) return found.error();
+    if (*found != "ok") return refuted(fmt::format("the database {} is damaged: {}", name(), *found));
+  }
   auto query = connection.database.prepare(
       "SELECT level, idx FROM nodes, tree WHERE CASE WHEN level BETWEEN 0 AND 62 "
       "THEN idx < 0 OR idx >= size >> CAST(level AS integer) ELSE true END ORDER BY level, idx LIMIT 1");

@@ -198,6 +198,19 @@ TEST_F(StoreTest, ALedgerWithALogBesideItIsReadWithWhatIsInTheLog) {
   EXPECT_EQ(reader->keep_checkpoint("x").error().kind, ErrorKind::kCaller);
 }
 
+TEST_F(StoreTest, DamageToThePartsOfTheFileThatHoldNoRecordIsRefutedByAnAudit) {
+  ASSERT_TRUE(open(path())->append(leaves_of(0, 9)).ok());
+  {
+    std::fstream file(path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(39);  // how many pages are free (sqlite.org/fileformat2.html)
+    file.put('\x07');
+  }
+  auto examined = open(path(), {.examine = true});
+  const Status status = examined->audit();
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error().message.find("is damaged"), std::string::npos) << status.error().message;
+}
+
 TEST_F(StoreTest, AFileThatIsNoDatabaseAnyMoreIsRefutedByAnAudit) {
   ASSERT_TRUE(open(path())->append(leaves_of(0, 9)).ok());
   std::fstream(path(), std::ios::in | std::ios::out) << "no database";

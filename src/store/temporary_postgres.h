@@ -51,8 +51,8 @@ class TemporaryPostgres {
   }
   /// Kills the server without a word to anybody; the processes that serve connections end when they notice.
   void kill() { stop(SIGKILL); }
-  /// A killed server's processes hold its shared memory until they notice; a start before that fails. On a busy
-  /// disk it takes long to flush every file of a server that was killed.
+  /// A killed server's processes hold its shared memory until they notice; a start before that fails. On a
+  /// busy disk it takes long to flush every file of a server that was killed.
   bool run() {
     for (int attempt = 0; attempt < 3000; ++attempt) {
       if (server_ <= 0) {

@@ -34,7 +34,10 @@ def run_command(model, folder, number):
     with open(prompts, "w", encoding="utf-8") as file:
         for i in range(3):
             file.write(json.dumps({"id": f"r{number}q{i}", "prompt": f"a b {i}", "n": 2 + i}) + "\n")
-    return ["run", "-m", model, "--prompts", prompts, "--data", os.path.join(folder, "data"), "--receipts",
+    anchor = os.path.join(folder, f"anchor-{number}.txt")
+    with open(anchor, "w", encoding="utf-8") as file:
+        file.write(f"a b c {number}")
+    return ["run", "-m", model, "--anchor", anchor, "--prompts", prompts, "--data", os.path.join(folder, "data"), "--receipts",
             os.path.join(folder, "receipts"), "--backend", "scalar", "--json"]
 
 
@@ -59,6 +62,23 @@ def answers(campaign, model, fault):
     audited = fieldprint("ledger", "audit", "--data", os.path.join(folder, "data"))
     if audited.returncode != 0:
         problem = problem or f"audit: {audited.stdout}{audited.stderr}"
+    return ended, lost, problem
+
+
+def proposal(campaign, fault):
+    """An anchor is proposed, in a ledger that is there."""
+    folder = campaign.folder()
+    before = tool("append", folder, 2, 3)
+    text = os.path.join(folder, "anchor.txt")
+    with open(text, "w", encoding="utf-8") as file:
+        file.write("be kind")
+    ended = fieldprint("anchor", "propose", text, "--data", folder, fault=fault)
+    lost, problem = check(folder, before.stdout)
+    # What the ledger says of the anchor is what is done next: propose it, or nothing.
+    again = fieldprint("anchor", "propose", text, "--data", folder)
+    listed = fieldprint("anchor", "list", "--data", folder, "--json")
+    if listed.returncode != 0 or listed.stdout.count("candidate") != 1:
+        problem = problem or f"the anchor is not proposed once: {again.stderr}{listed.stdout}{listed.stderr}"
     return ended, lost, problem
 
 
@@ -95,15 +115,19 @@ def kill_and_fail(campaign):
     killed_appender = campaign.row("kill -9 of an appending process at each durable step")
     killed_run = campaign.row("kill -9 of `fieldprint run` at each durable step")
     killed_engine = campaign.row("kill -9 of an engine that commits, at each durable step")
+    killed_anchor = campaign.row("kill -9 of `fieldprint anchor propose` at each durable step")
     failed_appender = campaign.row("a call that fails, in an appending process")
     failed_run = campaign.row("a call that fails, in `fieldprint run`")
+    failed_anchor = campaign.row("a call that fails, in `fieldprint anchor propose`")
     failed_engine = campaign.row("a call that fails, in an engine that commits")
     never = campaign.row("durable steps that were reached")
     for name, can_fail in points():
         reached = sweep(campaign, killed_appender, name, "kill", lambda fault, n: appends(campaign, fault, 10 * n), KILLED)
         reached |= sweep(campaign, killed_run, name, "kill", lambda fault, n: answers(campaign, model, fault), KILLED)
         reached |= sweep(campaign, killed_engine, name, "kill", lambda fault, n: commits(campaign, fault, n), KILLED)
+        reached |= sweep(campaign, killed_anchor, name, "kill", lambda fault, n: proposal(campaign, fault), KILLED)
         if can_fail:
+            sweep(campaign, failed_anchor, name, "fail", lambda fault, n: proposal(campaign, fault), 3)
             sweep(campaign, failed_appender, name, "fail", lambda fault, n: appends(campaign, fault, 10 * n), 3)
             sweep(campaign, failed_engine, name, "fail", lambda fault, n: commits(campaign, fault, n), 3)
             sweep(campaign, failed_run, name, "fail", lambda fault, n: answers(campaign, model, fault), 3)

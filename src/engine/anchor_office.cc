@@ -1,0 +1,62 @@
+#include "engine/anchor_office.h"
+
+#include <algorithm>
+
+#include "base/fault_point.h"
+
+namespace fieldprint::engine {
+namespace {
+
+using anchor::AnchorState;
+using anchor::Role;
+
+// The steps that are left until the anchor is promoted.
+std::vector<Role> steps_for(const anchor::Entry* entry) {
+  if (entry == nullptr) return {Role::kPropose, Role::kVerify, Role::kPromote};
+  if (entry->state == AnchorState::kCandidate) return {Role::kVerify, Role::kPromote};
+  if (entry->state == AnchorState::kVerified) return {Role::kPromote};
+  return {};
+}
+
+}  // namespace
+
+Result<std::uint64_t> enter(Authority& authority, store::SignedLog& log, const anchor::Bytes& record) {
+  (void)authority.poll();
+  if (Status status = authority.readable(); !status) return status.error();
+  if (Status status = authority.registry().judge(record); !status) return status.error();
+  if (Status status = FAULT_POINT("anchor.before_record"); !status) return status.error();
+  auto logged = log.append({&record, 1});
+  if (!logged) return logged.error();
+  CRASH_POINT("anchor.recorded");
+  (void)authority.poll();
+  if (Status status = authority.readable(); !status) return status.error();
+  // Another process's record may have come between.
+  const anchor::Registry now = authority.registry();
+  for (const anchor::RefusedRecord& refused : now.refused()) {
+    if (refused.index == logged->front().index) return caller_error(refused.reason);
+  }
+  return logged->front().index;
+}
+
+Status adopt(Authority& authority, store::SignedLog& log, const anchor::Anchor& anchor,
+             const anchor::Use& use) {
+  (void)authority.poll();
+  if (Status status = authority.readable(); !status) return status;
+  anchor::Registry registry = authority.registry();
+  const auto steps = registry.policy() ? std::vector<Role>() : steps_for(registry.find(anchor.id()));
+  std::vector<store::Bytes> records;
+  for (const Role step : steps) {
+    anchor::ActionRecord record = registry.draft(step, anchor.id(), use.time);
+    if (step == Role::kPropose) record.canonical = anchor.canonical_bytes();
+    anchor::sign(record, log.signer());
+    records.push_back(anchor::encode(record));
+    if (Status status = registry.apply(registry.size(), records.back()); !status) return status;
+  }
+  if (Status status = registry.admit(anchor.id(), use); !status || records.empty()) return status;
+  if (auto logged = log.append(records); !logged) return logged.error();
+  CRASH_POINT("anchors.adopted");
+  (void)authority.poll();
+  return authority.admit(anchor.id(), use);
+}
+
+}  // namespace fieldprint::engine

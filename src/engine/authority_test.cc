@@ -1,0 +1,156 @@
+#include "engine/authority.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "anchor/anchor_testing.h"
+#include "engine/anchor_office.h"
+#include "store/data_folder.h"
+#include "store/stores_testing.h"
+
+namespace fieldprint::engine {
+namespace {
+
+using anchor::Anchor;
+using anchor::Role;
+using anchor::testing::anchor_of;
+using anchor::testing::key_of;
+using anchor::testing::log_key;
+
+class EveryAuthority : public store::StoreOfKind {
+ protected:
+  std::unique_ptr<store::SignedLog> open_log() const {
+    auto log = store::SignedLog::open(open(), log_key());
+    EXPECT_TRUE(log.ok()) << log.error().message;
+    return std::move(*log);
+  }
+};
+
+std::unique_ptr<Authority> follow(store::SignedLog& log) {
+  auto authority = Authority::follow(log.store(), log.verifier());
+  EXPECT_TRUE(authority.ok()) << authority.error().message;
+  return std::move(*authority);
+}
+
+anchor::Bytes record(const Authority& authority, Role role, const Anchor& anchor) {
+  anchor::ActionRecord record = authority.registry().draft(role, anchor.id(), 1000);
+  if (role == Role::kPropose) record.canonical = anchor.canonical_bytes();
+  if (role == Role::kRevoke) record.reason = "poisoned";
+  sign(record, log_key());
+  return encode(record);
+}
+
+TEST_P(EveryAuthority, AnotherProcessesRevocationIsSeenByTheNextPoll) {
+  auto ours = open_log();
+  auto theirs = open_log();
+  auto authority = follow(*ours);
+  const Anchor anchor = anchor_of("be kind");
+  ASSERT_TRUE(adopt(*authority, *ours, anchor, {}).ok());
+  (void)authority->poll();
+  EXPECT_TRUE(authority->admit(anchor.id(), {}).ok());
+  auto other = follow(*theirs);
+  EXPECT_TRUE(other->admit(anchor.id(), {}).ok());
+  ASSERT_TRUE(enter(*other, *theirs, record(*other, Role::kRevoke, anchor)).ok());
+  // PostgreSQL hands its announcement over a moment after the commit.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  bool left = false;
+  while (!left && std::chrono::steady_clock::now() < deadline) left = authority->poll();
+  EXPECT_TRUE(left);
+  EXPECT_FALSE(authority->in_force(anchor.id(), 0).ok());
+  EXPECT_EQ(authority->size(), 4u);
+  EXPECT_EQ(authority->size(), other->size());
+}
+
+TEST_P(EveryAuthority, APollWithoutNewsSaysSo) {
+  auto log = open_log();
+  auto authority = follow(*log);
+  EXPECT_FALSE(authority->poll());
+  ASSERT_TRUE(log->append(std::vector<store::Bytes>{store::leaf_of(1), store::leaf_of(2)}).ok());
+  EXPECT_FALSE(authority->poll());
+  EXPECT_EQ(follow(*log)->size(), 2u);
+}
+
+TEST_P(EveryAuthority, AFileIsAdoptedOnceWhileThereIsNoPolicy) {
+  auto log = open_log();
+  auto authority = follow(*log);
+  const Anchor anchor = anchor_of("be kind");
+  ASSERT_TRUE(adopt(*authority, *log, anchor, {}).ok());
+  ASSERT_TRUE(adopt(*authority, *log, anchor, {}).ok());
+  EXPECT_EQ(*log->store().size(), 3u);
+  // A later process finds it promoted.
+  auto again = follow(*log);
+  ASSERT_TRUE(adopt(*again, *log, anchor, {}).ok());
+  EXPECT_EQ(*log->store().size(), 3u);
+  // What would not be admitted afterwards is not promoted either.
+  anchor::Terms terms;
+  terms.tenants = {"acme"};
+  EXPECT_FALSE(adopt(*again, *log, anchor_of("x", terms), {}).ok());
+  EXPECT_EQ(*log->store().size(), 3u);
+  ASSERT_TRUE(enter(*again, *log, record(*again, Role::kRevoke, anchor)).ok());
+  const Status refused = adopt(*again, *log, anchor, {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("revoked: poisoned"), std::string::npos);
+  EXPECT_EQ(*log->store().size(), 4u);
+}
+
+TEST_P(EveryAuthority, UnderAPolicyNothingIsAdopted) {
+  auto log = open_log();
+  auto authority = follow(*log);
+  const Anchor anchor = anchor_of("be kind");
+  ASSERT_TRUE(adopt(*authority, *log, anchor, {}).ok());
+  anchor::testing::Office office;
+  ASSERT_TRUE(
+      enter(*authority, *log, encode(office.next(anchor::testing::shared_policy(), {"ada", "alf"}))).ok());
+  EXPECT_FALSE(adopt(*authority, *log, anchor, {}).ok());
+  EXPECT_FALSE(adopt(*authority, *log, anchor_of("other"), {}).ok());
+  EXPECT_EQ(*log->store().size(), 4u);
+}
+
+TEST_P(EveryAuthority, WhatWouldBeRefusedDoesNotEnterTheLedger) {
+  auto log = open_log();
+  auto authority = follow(*log);
+  auto refused = enter(*authority, *log, record(*authority, Role::kVerify, anchor_of("x")));
+  EXPECT_EQ(refused.error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(*log->store().size(), 0u);
+}
+
+TEST_P(EveryAuthority, ManyThreadsAskWhileOneFollows) {
+  auto log = open_log();
+  auto authority = follow(*log);
+  const Anchor anchor = anchor_of("be kind");
+  ASSERT_TRUE(adopt(*authority, *log, anchor, {}).ok());
+  std::atomic<bool> revoked = false;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      while (authority->in_force(anchor.id(), 0).ok()) EXPECT_LE(authority->size(), 24u);
+      EXPECT_TRUE(revoked);
+    });
+  }
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(log->append(std::vector<store::Bytes>{store::leaf_of(1)}).ok());
+    (void)authority->poll();
+  }
+  const anchor::Bytes leaf = record(*authority, Role::kRevoke, anchor);
+  revoked = true;
+  ASSERT_TRUE(enter(*authority, *log, leaf).ok());
+  for (std::thread& thread : threads) thread.join();
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, EveryAuthority,
+                         ::testing::Values(store::Kind::kSqlite, store::Kind::kPostgres), store::kind_name);
+
+TEST(Authority, ALedgerInMemoryIsFollowedToo) {
+  auto log = *store::open_passing_log();
+  auto authority = follow(*log);
+  const Anchor anchor = anchor_of("be kind");
+  EXPECT_TRUE(adopt(*authority, *log, anchor, {}).ok());
+  EXPECT_EQ(authority->size(), 3u);
+  EXPECT_TRUE(authority->admit(anchor.id(), {}).ok());
+}
+
+}  // namespace
+}  // namespace fieldprint::engine
