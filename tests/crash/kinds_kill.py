@@ -77,7 +77,7 @@ def proposal(campaign, fault):
     # What the ledger says of the anchor is what is done next: propose it, or nothing.
     again = fieldprint("anchor", "propose", text, "--data", folder)
     listed = fieldprint("anchor", "list", "--data", folder, "--json")
-    if listed.returncode != 0 or listed.stdout.count("candidate") != 1:
+    if listed.returncode != 0 or listed.stdout.count('"state":"candidate"') != 1:
         problem = problem or f"the anchor is not proposed once: {again.stderr}{listed.stdout}{listed.stderr}"
     return ended, lost, problem
 
