@@ -23,7 +23,7 @@ cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER
   -DCMAKE_CXX_COMPILER_LAUNCHER=$$launcher $(2) >$$log 2>&1 || { cat $$log; rm -f $$log; exit 3; }; rm -f $$log
 endef
 
-.PHONY: help run test test-cuda build bench fuzz sanitize tidy format format-check clean
+.PHONY: help run test test-cuda build bench faults fuzz sanitize tidy format format-check clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -58,6 +58,12 @@ bench: ## measure against llama.cpp, side by side in one run
 	@tools/setup --models smollm2 --peers --corpus
 	@$(MAKE) build
 	@bench/run
+
+faults: ## try every fault that can be injected; count what was detected and lost
+	@tools/setup
+	@$(call configure,$(BUILD_DIR),)
+	@cmake --build $(BUILD_DIR) -j $(JOBS) --target fieldprint crash_tool
+	@FIELDPRINT_BINARY=$(BUILD_DIR)/fieldprint FIELDPRINT_CRASH_TOOL=$(BUILD_DIR)/tests/crash_tool tests/crash/faults.py
 
 fuzz: ## run every fuzzer for FUZZ_SECONDS (600) each
 	@tools/setup --dev

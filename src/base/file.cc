@@ -10,6 +10,8 @@
 #include <system_error>
 #include <utility>
 
+#include "base/fault_point.h"
+
 namespace fieldprint {
 namespace {
 
@@ -117,8 +119,10 @@ Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_
 Status write_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes, mode_t mode) {
   TemporaryFile temporary(path);
   if (Status status = write_temporary(temporary, path, bytes, mode); !status) return status;
+  if (Status status = FAULT_POINT("file.replace.temporary_written"); !status) return status;
   if (::rename(temporary.path().c_str(), path.c_str()) != 0) return failed("replace", path, errno);
   temporary.keep();
+  CRASH_POINT("file.replace.renamed");
   return sync_folder_of(path);
 }
 
@@ -130,10 +134,12 @@ Result<bool> create_file_atomically(const std::string& path, std::span<const std
                                     mode_t mode) {
   const TemporaryFile temporary(path);
   if (Status status = write_temporary(temporary, path, bytes, mode); !status) return status.error();
+  if (Status status = FAULT_POINT("file.create.temporary_written"); !status) return status.error();
   if (::link(temporary.path().c_str(), path.c_str()) != 0) {
     if (errno == EEXIST) return false;
     return failed("create", path, errno);
   }
+  CRASH_POINT("file.create.linked");
   if (Status status = sync_folder_of(path); !status) return status.error();
   return true;
 }

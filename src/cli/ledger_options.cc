@@ -27,7 +27,7 @@ Result<std::unique_ptr<store::LedgerStore>> open_place(const store::DataFolder& 
 }
 
 Result<std::unique_ptr<store::SignedLog>> open_for_signing(const store::DataFolder& place) {
-  auto store = open_place(place, store::Access::kRead);
+  auto store = open_place(place, store::Access::kContinue);
   if (!store) return store.error();
   auto key = ledger::load_key_file(place.signing_key());
   if (!key) return key.error();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/bounds.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 
 namespace fieldprint::commit {
@@ -36,11 +37,14 @@ Result<std::string> write_receipt(const std::string& folder, std::string_view id
   auto json = to_json(receipt);
   if (!json) return json.error();
   const std::string stem = fmt::format("{}/{}", folder, id);
+  if (Status status = FAULT_POINT("receipt.before_creation"); !status) return status.error();
   auto created = create_file_atomically(stem + ".receipt", *bytes, 0644);
   if (!created) return created.error();
   if (!*created) return caller_error(fmt::format("{}.receipt is there already and stays as it is", stem));
+  CRASH_POINT("receipt.created");
   if (Status status = write_file_atomically(stem + ".json", std::string_view(*json)); !status)
     return status.error();
+  CRASH_POINT("receipt.complete");
   return stem + ".receipt";
 }
 

@@ -44,7 +44,7 @@ struct Request {
   std::vector<std::string> stop;  ///< text that ends the answer and is not part of it
   std::vector<Input> inputs;      ///< what of the prompt came from tools and memories
   std::int32_t logprobs = -1;     ///< alternatives reported a token; -1: no logprobs at all
-  bool hold_text = false;    ///< text and answer are given out when they are validated, not before
+  bool hold_text = false;         ///< text and answer are given out when they are validated, not before
   TenantId tenant = 0;
   std::string tenant_name;  ///< for whom anchors are scoped; empty: nobody in particular
 };

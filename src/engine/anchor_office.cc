@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/fault_point.h"
+
 namespace fieldprint::engine {
 namespace {
 
@@ -22,8 +24,10 @@ Result<std::uint64_t> enter(Authority& authority, store::SignedLog& log, const a
   (void)authority.poll();
   if (Status status = authority.readable(); !status) return status.error();
   if (Status status = authority.registry().judge(record); !status) return status.error();
+  if (Status status = FAULT_POINT("anchor.before_record"); !status) return status.error();
   auto logged = log.append({&record, 1});
   if (!logged) return logged.error();
+  CRASH_POINT("anchor.recorded");
   (void)authority.poll();
   if (Status status = authority.readable(); !status) return status.error();
   // Another process's record may have come between.
@@ -50,6 +54,7 @@ Status adopt(Authority& authority, store::SignedLog& log, const anchor::Anchor& 
   }
   if (Status status = registry.admit(anchor.id(), use); !status || records.empty()) return status;
   if (auto logged = log.append(records); !logged) return logged.error();
+  CRASH_POINT("anchors.adopted");
   (void)authority.poll();
   return authority.admit(anchor.id(), use);
 }

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "base/bounds.h"
+#include "base/fault_point.h"
 #include "commit/envelope.h"
 #include "commit/segment.h"
 #include "engine/committer.h"
@@ -126,8 +127,11 @@ void Committer::encode_verdicts(Batch& batch) {
 
 Status Committer::append(Batch& batch) {
   if (batch.leaves.empty()) return {};
+  if (Status status = FAULT_POINT("commits.before_append"); !status) return status;
   auto logged = log_.append(batch.leaves);
   if (!logged) return logged.error();
+  CRASH_POINT("commits.recorded");
+  if (batch.leaves.size() > batch.records.size()) CRASH_POINT("verdicts.recorded");
   for (std::size_t i = 0; i < batch.records.size(); ++i) {
     std::optional<commit::Receipt>& receipt = batch.receipts.emplace_back();
     const std::optional<commit::Body>& body = batch.records[i].chain->body();

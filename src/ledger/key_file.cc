@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "base/bounds.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 
 namespace fieldprint::ledger {
@@ -42,10 +43,12 @@ Status check_mode(const std::string& path) {
 Result<std::optional<SignerKey>> make_key_file(const std::string& path, const std::string& name) {
   auto key = SignerKey::generate(name);
   if (!key) return key.error();
+  if (Status status = FAULT_POINT("key.before_creation"); !status) return status.error();
   std::string text = key->secret_text() + "\n";
   auto created = create_file_atomically(path, as_writable_bytes(text), 0600);
   wipe(as_writable_bytes(text));
   if (!created) return created.error();
+  CRASH_POINT("key.created");
   return *created ? std::optional(std::move(*key)) : std::nullopt;
 }
 

@@ -47,13 +47,9 @@ class AuditTest : public StoreOfKind {
   }
 
   void clear() const {
-    if (GetParam() == Kind::kSqlite) {
-      std::filesystem::remove(location());
-    } else {
-      tamper("",
-             "TRUNCATE fieldprint_leaves, fieldprint_nodes, fieldprint_checkpoints; UPDATE fieldprint_ledger "
-             "SET size = 0");
-    }
+    tamper("DELETE FROM leaves; DELETE FROM nodes; DELETE FROM checkpoints; UPDATE tree SET size = 0",
+           "TRUNCATE fieldprint_leaves, fieldprint_nodes, fieldprint_checkpoints; UPDATE fieldprint_ledger "
+           "SET size = 0");
   }
 
   // The same with another record 8, by somebody without the key: hashes fit, and there are no checkpoints.
@@ -165,6 +161,67 @@ TEST_P(AuditTest, ARecordThatNoKeySignedIsNotSound) {
   ASSERT_TRUE(open()->append(std::vector<Bytes>{leaf_of(13)}).ok());
   EXPECT_EQ(log->checkpoint().error().kind, ErrorKind::kEnvironment);
   expect_uncovered(13, 14);
+}
+
+TEST_P(AuditTest, AnOpenLogSignsNothingOverARecordThatSomebodyElsePutThere) {
+  make();
+  auto log = *SignedLog::open(open(), test_signer());
+  ASSERT_TRUE(log->append(std::vector<Bytes>{leaf_of(13)}).ok());
+  ASSERT_TRUE(open()->append(std::vector<Bytes>{leaf_of(14)}).ok());
+  const auto logged = log->append(std::vector<Bytes>{leaf_of(15)});
+  ASSERT_FALSE(logged.ok());
+  EXPECT_EQ(logged.error().kind, ErrorKind::kEnvironment);
+  EXPECT_NE(logged.error().message.find("has 15 records, but its last checkpoint covers 14"),
+            std::string::npos)
+      << logged.error().message;
+  EXPECT_EQ(*open()->size(), 15u);
+  expect_uncovered(14, 15);
+}
+
+TEST_P(AuditTest, AnOpenLogSignsNothingAfterACheckpointByAnotherKey) {
+  make();
+  auto log = *SignedLog::open(open(), test_signer());
+  const auto other = *ledger::SignerKey::generate("example.com/ledger");
+  const Bytes leaf = leaf_of(13);
+  const LeafView view = leaf;
+  ASSERT_TRUE(open()
+                  ->grow({&view, 1},
+                         [&](const Growing& growing) {
+                           return ledger::sign_checkpoint(growing.size, growing.root, other);
+                         })
+                  .ok());
+  const auto logged = log->append(std::vector<Bytes>{leaf_of(14)});
+  ASSERT_FALSE(logged.ok());
+  EXPECT_NE(logged.error().message.find("was not signed by"), std::string::npos) << logged.error().message;
+  EXPECT_EQ(*open()->size(), 14u);
+}
+
+TEST_P(AuditTest, AnOpenLogNoticesThatTheLedgerWentBackOrIsAnother) {
+  make();
+  auto log = *SignedLog::open(open(), test_signer());
+  // Another ledger by the same key, of as many records, one of them different; then one record less.
+  for (const std::uint64_t size : {13, 12}) {
+    clear();
+    std::vector<Bytes> leaves;
+    for (std::uint64_t i = 0; i < size; ++i) leaves.push_back(leaf_of(i == 8 ? 99 : i));
+    ASSERT_TRUE((*SignedLog::open(open(), test_signer()))->append(leaves).ok());
+    const auto logged = log->append(std::vector<Bytes>{leaf_of(13)});
+    ASSERT_FALSE(logged.ok());
+    EXPECT_EQ(logged.error().kind, ErrorKind::kEnvironment);
+    EXPECT_NE(logged.error().message.find("does not continue the 13 records"), std::string::npos)
+        << logged.error().message;
+    EXPECT_EQ(*open()->size(), size);
+  }
+}
+
+TEST_P(AuditTest, TwoLogsWithOneKeyGoOnAfterEachOther) {
+  make();
+  auto first = *SignedLog::open(open(), test_signer());
+  auto second = *SignedLog::open(open(), test_signer());
+  for (std::uint64_t i = 13; i < 21; ++i) {
+    ASSERT_TRUE((i % 3 == 0 ? first : second)->append(std::vector<Bytes>{leaf_of(i)}).ok());
+  }
+  EXPECT_TRUE(audited().ok());
 }
 
 TEST_P(AuditTest, RecordsWhoseCheckpointsWereDroppedAreNotSound) {

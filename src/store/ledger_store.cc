@@ -83,6 +83,37 @@ Error LedgerStore::no_node(ledger::NodeId id) const {
   return caller_error(fmt::format("the ledger has no complete subtree {} at level {}", id.index, id.level));
 }
 
+Error LedgerStore::uncovered(std::uint64_t size, std::uint64_t covered) const {
+  return environment_error(
+      fmt::format("the ledger {} has {} records, but its last checkpoint covers {}: somebody wrote to it "
+                  "without its key; restore it from a copy",
+                  name(), size, covered));
+}
+
+Result<ledger::CompactTree> LedgerStore::load_tree(std::uint64_t size,
+                                                   const ledger::NodeReader& nodes) const {
+  auto tree = ledger::CompactTree::load(size, nodes);
+  if (!tree && tree.error().kind == ErrorKind::kCaller) return damaged(tree.error().message);
+  return tree;
+}
+
+Result<ledger::CompactTree> LedgerStore::covered_tree(std::uint64_t size,
+                                                      const std::optional<std::string>& last,
+                                                      const ledger::CompactTree& cached,
+                                                      const ledger::NodeReader& nodes) const {
+  ledger::Checkpoint stated{.origin = {}, .root = ledger::empty_root(), .extensions = {}};
+  if (last) {
+    auto read = read_checkpoint(*last);
+    if (!read) return damaged(read.error().message);
+    stated = std::move(*read);
+  }
+  if (stated.size != size) return uncovered(size, stated.size);
+  if (cached.size() == size && cached.root() == stated.root) return cached;
+  auto tree = load_tree(size, nodes);
+  if (!tree || tree->root() == stated.root) return tree;
+  return damaged("its hashes do not give the root that its last checkpoint states");
+}
+
 Result<ledger::CompactTree> LedgerStore::check_state() {
   // The checkpoint before the size: another process may append in between.
   auto note = checkpoint();
@@ -97,7 +128,7 @@ Result<ledger::CompactTree> LedgerStore::check_state() {
     return error.kind == ErrorKind::kCaller ? damaged(error.message) : error;
   };
   auto tree = with_hashes<ledger::CompactTree>(
-      *this, [&](const auto& reader) { return ledger::CompactTree::load(extent->stated, reader); });
+      *this, [&](const auto& reader) { return load_tree(extent->stated, reader); });
   if (!tree) return as_damage(tree.error());
   if (!*note) return tree;
   auto last = read_checkpoint(**note);

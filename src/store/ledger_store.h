@@ -31,8 +31,16 @@ struct KeptCheckpoint {
   std::string note;
 };
 
-/// Gives the signed checkpoint of a tree that is about to be committed.
-using Seal = std::function<Result<std::string>(std::uint64_t size, const Digest& root)>;
+/// A tree that is about to be committed.
+struct Growing {
+  std::optional<std::string> last;  ///< the last checkpoint kept, which states the tree that grew
+  std::uint64_t size = 0;
+  Digest root{};
+  ledger::NodeReader nodes;  ///< hashes of complete subtrees
+};
+
+/// Gives the signed checkpoint of such a tree.
+using Seal = std::function<Result<std::string>(const Growing& growing)>;
 
 /// Where a ledger lives: leaves, the hashes of all perfect subtrees, and the checkpoints given out. Leaves
 /// are only ever added. Safe to call from several threads, and from several processes. A database that fails,
@@ -44,6 +52,8 @@ class LedgerStore {
   /// Adds leaves and, if `seal` is set, the checkpoint that it gives for the grown tree, in one transaction.
   /// When it returns, all of it survives a crash of the process or the machine; if it fails, none of it is
   /// there, save that a database server that is lost at the very end may have kept it, which the error says.
+  /// With `seal`, the tree that grows is what the last checkpoint kept states; anything else is damage, so
+  /// that nothing is sealed that came from elsewhere.
   virtual Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) = 0;
 
   virtual Result<std::uint64_t> size() = 0;
@@ -83,6 +93,8 @@ class LedgerStore {
   Result<Digest> root_at(std::uint64_t size);
   Result<std::vector<Digest>> inclusion_proof(std::uint64_t index, std::uint64_t size);
   Result<std::vector<Digest>> consistency_proof(std::uint64_t old_size, std::uint64_t new_size);
+  /// The error of a ledger of `size` leaves of which its last checkpoint covers so many.
+  Error uncovered(std::uint64_t size, std::uint64_t covered) const;
   /// store/audit.h without keys; refuted if anything is wrong.
   Status audit();
 
@@ -91,6 +103,12 @@ class LedgerStore {
   Error no_node(ledger::NodeId id) const;
   /// The tree as the store states it, if what it states fits together: sizes, peaks, the last checkpoint.
   Result<ledger::CompactTree> check_state();
+  /// The tree of `size` leaves, from stored hashes.
+  Result<ledger::CompactTree> load_tree(std::uint64_t size, const ledger::NodeReader& nodes) const;
+  /// The same where `last`, the last checkpoint kept, must state this tree: `cached` if that is it.
+  Result<ledger::CompactTree> covered_tree(std::uint64_t size, const std::optional<std::string>& last,
+                                           const ledger::CompactTree& cached,
+                                           const ledger::NodeReader& nodes) const;
   /// Whether size and root are those of this ledger, which has `size` leaves.
   Status check_checkpoint(const ledger::Checkpoint& checkpoint, std::uint64_t size);
 };

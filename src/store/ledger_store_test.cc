@@ -91,9 +91,8 @@ TEST_P(EveryStore, AFailingSealLeavesNothingBehind) {
   auto store = open();
   const Bytes bytes = leaf_of(0);
   const LeafView leaf = bytes;
-  auto grown = store->grow({&leaf, 1}, [](std::uint64_t, const Digest&) -> Result<std::string> {
-    return environment_error("no ink");
-  });
+  auto grown = store->grow({&leaf, 1},
+                           [](const Growing&) -> Result<std::string> { return environment_error("no ink"); });
   EXPECT_EQ(grown.error().message, "no ink");
   EXPECT_EQ(*store->size(), 0u);
   EXPECT_EQ(*store->append(leaves_of(0, 3)), 0u);
@@ -232,6 +231,20 @@ TEST_P(EveryStore, OneThreadsTooLargeLeafIsItsOwnMistake) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(*log->store().size(), 60u);
+}
+
+TEST_P(EveryStore, OnlyAppendingCreatesALedger) {
+  for (const Access access : {Access::kRead, Access::kExamine, Access::kContinue, Access::kRead}) {
+    const auto store = open_ledger(location(), access);
+    ASSERT_FALSE(store.ok());
+    EXPECT_EQ(store.error().kind, ErrorKind::kCaller);
+    EXPECT_NE(store.error().message.find("there is no ledger"), std::string::npos) << store.error().message;
+  }
+  ASSERT_TRUE(open()->append(std::vector<Bytes>{leaf_of(0)}).ok());
+  auto reading = *open_ledger(location(), Access::kRead);
+  EXPECT_EQ(*reading->size(), 1u);
+  EXPECT_EQ(reading->append(std::vector<Bytes>{leaf_of(1)}).error().kind, ErrorKind::kCaller);
+  EXPECT_EQ(*(*open_ledger(location(), Access::kContinue))->append(std::vector<Bytes>{leaf_of(1)}), 1u);
 }
 
 TEST_P(EveryStore, AnExaminedLedgerIsNotWritten) {

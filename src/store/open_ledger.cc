@@ -21,15 +21,21 @@ bool is_database_url(std::string_view location) {
 }
 
 Result<std::unique_ptr<LedgerStore>> open_ledger(const std::string& location, Access access) {
+  const bool create = access == Access::kAppend;
+  const bool read_only = access == Access::kRead;
   const bool examine = access == Access::kExamine;
-  if (is_database_url(location)) return as_ledger(PostgresLedgerStore::open(location, {.examine = examine}));
+  if (is_database_url(location)) {
+    return as_ledger(
+        PostgresLedgerStore::open(location, {.create = create, .read_only = read_only, .examine = examine}));
+  }
   std::error_code failure;
-  if (access != Access::kAppend && !std::filesystem::exists(location, failure)) {
+  if (!create && !std::filesystem::exists(location, failure)) {
     if (failure) return environment_error(fmt::format("cannot examine {}: {}", location, failure.message()));
     return caller_error(
         fmt::format("there is no ledger {}; `fieldprint run --data FOLDER` begins one", location));
   }
-  return as_ledger(SqliteLedgerStore::open(location, {.examine = examine}));
+  return as_ledger(
+      SqliteLedgerStore::open(location, {.create = create, .read_only = read_only, .examine = examine}));
 }
 
 }  // namespace fieldprint::store

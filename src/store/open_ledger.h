@@ -9,9 +9,10 @@
 namespace fieldprint::store {
 
 enum class Access {
-  kAppend,   ///< opens or creates
-  kRead,     ///< opens what is there and checks that what it states fits together
-  kExamine,  ///< opens what is there, as it is, for an audit
+  kAppend,    ///< opens or creates
+  kContinue,  ///< opens what is there, to add to it
+  kRead,      ///< opens what is there, writes nothing, and checks that what it states fits together
+  kExamine,   ///< opens what is there, as it is, for an audit
 };
 
 /// Whether a location names a PostgreSQL database (postgresql:// or postgres://) rather than an SQLite file.

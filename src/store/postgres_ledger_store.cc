@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/bounds.h"
+#include "base/fault_point.h"
 
 namespace fieldprint::store {
 namespace {
@@ -52,6 +53,13 @@ Result<std::vector<KeptCheckpoint>> read_checkpoints(Connection& connection, std
   return kept;
 }
 
+Result<std::optional<std::string>> read_last_checkpoint(Connection& connection) {
+  auto rows = connection.query("SELECT note FROM fieldprint_checkpoints ORDER BY size DESC LIMIT 1");
+  if (!rows) return rows.error();
+  if (rows->count() == 0) return std::optional<std::string>();
+  return std::optional<std::string>(to_text(rows->bytes(0, 0)));
+}
+
 // In one round trip; a subquery for each, which takes the index whatever the planner believes of the sizes.
 Result<std::vector<std::optional<Digest>>> read_hashes(Connection& connection,
                                                        std::span<const ledger::NodeId> ids) {
@@ -80,7 +88,7 @@ Result<std::vector<std::optional<Digest>>> read_hashes(Connection& connection,
 Result<std::unique_ptr<PostgresLedgerStore>> PostgresLedgerStore::open(const std::string& url,
                                                                        const PostgresOptions& options) {
   std::unique_ptr<PostgresLedgerStore> store(new PostgresLedgerStore());
-  store->examined_ = options.examine;
+  store->read_only_ = options.reads_only();
   for (Guarded* guarded : {&store->writer_, &store->reader_}) {
     auto connection = Connection::open(url);
     if (!connection) return connection.error();
@@ -98,12 +106,16 @@ Status PostgresLedgerStore::prepare_schema(const PostgresOptions& options) {
   Connection& connection = *writer_.connection;
   auto transaction = Transaction::begin(connection);
   if (!transaction) return transaction.error();
-  // Two processes that create the tables at once take turns.
-  if (Status status = connection.execute("SELECT pg_advisory_xact_lock(1718774887)"); !status) return status;
+  if (options.create) {
+    // Two processes that create the tables at once take turns.
+    if (Status status = connection.execute("SELECT pg_advisory_xact_lock(1718774887)"); !status)
+      return status;
+  }
   auto there = connection.query("SELECT count(*) FROM pg_class WHERE oid = to_regclass('fieldprint_ledger')");
   if (!there) return there.error();
   if (there->number(0, 0) == 0) {
-    if (options.examine) return caller_error(fmt::format("there is no ledger in {}", name()));
+    if (options.reads_only() || !options.create)
+      return caller_error(fmt::format("there is no ledger in {}", name()));
     if (Status status = connection.execute(kSchema); !status) return status;
     Status status = connection.execute("INSERT INTO fieldprint_ledger VALUES (1, $1, 0)",
                                        Arguments().add(kSchemaVersion));
@@ -128,33 +140,36 @@ Result<std::uint64_t> PostgresLedgerStore::lock_size() {
 }
 
 Result<ledger::Growth> PostgresLedgerStore::grow(std::span<const LeafView> leaves, const Seal& seal) {
-  if (examined_) return caller_error("this ledger was opened to be examined; nothing may be added to it");
+  if (read_only_) return caller_error("this ledger was opened to be read; nothing may be added to it");
   if (Status status = check_leaves(leaves); !status) return status.error();
   const std::lock_guard lock(writer_.mutex);
   auto transaction = Transaction::begin(*writer_.connection);
   if (!transaction) return transaction.error();
   auto first = lock_size();
   if (!first) return first.error();
-  if (tree_.size() != *first) {  // another process has appended
-    auto loaded = ledger::CompactTree::load(*first, [&](ledger::NodeId id) -> Result<Digest> {
-      auto hash = read_hashes(*writer_.connection, {&id, 1});
-      if (!hash) return hash.error();
-      if (!hash->front()) return damaged(no_node(id).message);
-      return *hash->front();
-    });
-    if (!loaded) return loaded.error();
-    tree_ = std::move(*loaded);
-  }
-  ledger::Growth growth(tree_);
+  const ledger::NodeReader nodes = [this](ledger::NodeId id) -> Result<Digest> {
+    auto hash = read_hashes(*writer_.connection, {&id, 1});
+    if (!hash) return hash.error();
+    return hash->front() ? Result<Digest>(*hash->front()) : Result<Digest>(no_node(id));
+  };
+  // After the lock, with a snapshot of its own: it sees what the holder before committed.
+  auto last = read_last_checkpoint(*writer_.connection);
+  if (!last) return last.error();
+  auto before = seal ? covered_tree(*first, *last, tree_, nodes) : load_tree(*first, nodes);
+  if (!before) return before.error();
+  if (Status status = FAULT_POINT("store.grow.before_write"); !status) return status.error();
+  ledger::Growth growth(std::move(*before));
   for (const LeafView& leaf : leaves) growth.append(ledger::leaf_hash(leaf));
   if (Status status = insert(leaves, growth); !status) return status.error();
   if (seal) {
-    auto note = seal(growth.size(), growth.root());
+    auto note = seal({std::move(*last), growth.size(), growth.root(), nodes});
     if (!note) return note.error();
     if (Status status = put_checkpoint(growth.size(), *note); !status) return status.error();
   }
+  if (Status status = FAULT_POINT("store.grow.before_commit"); !status) return status.error();
   if (Status status = transaction->commit(); !status) return status.error();
   ++grown_;  // here at once: the server's announcement takes its time
+  CRASH_POINT("store.grow.committed");
   tree_ = growth.tree();
   return growth;
 }
@@ -209,6 +224,7 @@ Status PostgresLedgerStore::put_checkpoint(std::uint64_t size, std::string_view 
 }
 
 Status PostgresLedgerStore::keep_checkpoint(std::string_view note) {
+  if (read_only_) return caller_error("this ledger was opened to be read; nothing may be added to it");
   auto checkpoint = read_checkpoint(note);
   if (!checkpoint) return checkpoint.error();
   const std::lock_guard lock(writer_.mutex);
@@ -224,7 +240,10 @@ Status PostgresLedgerStore::keep_checkpoint(std::string_view note) {
         fmt::format("the checkpoint states {} leaves, fewer than the last one's", checkpoint->size));
   }
   if (Status status = put_checkpoint(checkpoint->size, note); !status) return status;
-  return transaction->commit();
+  if (Status status = FAULT_POINT("store.checkpoint.before_commit"); !status) return status;
+  if (Status status = transaction->commit(); !status) return status;
+  CRASH_POINT("store.checkpoint.committed");
+  return {};
 }
 
 Result<std::uint64_t> PostgresLedgerStore::size() {
@@ -326,10 +345,7 @@ Result<std::vector<Digest>> PostgresLedgerStore::hashes(std::span<const ledger::
 Result<std::optional<std::string>> PostgresLedgerStore::checkpoint() {
   const std::lock_guard lock(reader_.mutex);
   if (Status status = reader_.connection->ensure(); !status) return status.error();
-  auto rows = reader_.connection->query("SELECT note FROM fieldprint_checkpoints ORDER BY size DESC LIMIT 1");
-  if (!rows) return rows.error();
-  if (rows->count() == 0) return std::optional<std::string>();
-  return std::optional<std::string>(to_text(rows->bytes(0, 0)));
+  return read_last_checkpoint(*reader_.connection);
 }
 
 Result<std::vector<KeptCheckpoint>> PostgresLedgerStore::checkpoints(std::uint64_t from, int limit) {

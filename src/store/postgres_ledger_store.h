@@ -12,7 +12,12 @@
 namespace fieldprint::store {
 
 struct PostgresOptions {
-  bool examine = false;  ///< as in SqliteOptions
+  // As in SqliteOptions.
+  bool create = true;
+  bool read_only = false;
+  bool examine = false;
+
+  bool reads_only() const { return read_only || examine; }
 };
 
 /// A ledger in a PostgreSQL database, in tables named fieldprint_*, which several processes and machines may
@@ -20,7 +25,8 @@ struct PostgresOptions {
 /// its settings fsync and full_page_writes say. Reads have a connection of their own.
 class PostgresLedgerStore final : public LedgerStore {
  public:
-  /// Connects, creates the tables if there are none, and checks that what they state fits together.
+  /// Connects, creates the tables if there are none and that is asked for, and checks that what they state
+  /// fits together.
   static Result<std::unique_ptr<PostgresLedgerStore>> open(const std::string& url,
                                                            const PostgresOptions& options = {});
 
@@ -54,7 +60,7 @@ class PostgresLedgerStore final : public LedgerStore {
   // How often others may have made it grow, and when it was last raised; guarded by the reader's mutex.
   std::uint64_t revision_ = 0;
   std::chrono::steady_clock::time_point raised_{};
-  bool examined_ = false;
+  bool read_only_ = false;
   ledger::CompactTree tree_;  // as of the last append by this object; guarded by the writer's mutex
 };
 

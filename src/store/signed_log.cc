@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/bounds.h"
+#include "base/fault_point.h"
 #include "ledger/checkpoint.h"
 #include "ledger/cosignature.h"
 
@@ -28,7 +29,13 @@ struct SignedLog::Waiting {
 Result<std::unique_ptr<SignedLog>> SignedLog::open(std::unique_ptr<LedgerStore> store,
                                                    ledger::SignerKey signer) {
   std::unique_ptr<SignedLog> log(new SignedLog(std::move(store), std::move(signer)));
-  if (auto last = log->last_checkpoint(); !last) return last.error();
+  auto last = log->last_checkpoint();
+  if (!last) return last.error();
+  if (*last) {
+    auto stated = read_checkpoint(**last);
+    CHECK(stated.ok(), "it was opened");
+    log->remember(std::move(**last), stated->size, stated->root);
+  }
   return log;
 }
 
@@ -51,15 +58,43 @@ Result<std::optional<std::string>> SignedLog::last_checkpoint() {
     covered = opened->size;
   }
   if (covered >= *size) return last;
-  return environment_error(
-      fmt::format("the ledger {} has {} records, but its last checkpoint covers {}: somebody wrote to it "
-                  "without its key; restore it from a copy",
-                  store_->name(), *size, covered));
+  return store_->uncovered(*size, covered);
 }
 
-Seal SignedLog::seal() {
-  return
-      [this](std::uint64_t size, const Digest& root) { return ledger::sign_checkpoint(size, root, signer_); };
+void SignedLog::remember(std::string note, std::uint64_t size, const Digest& root) {
+  const std::lock_guard lock(said_mutex_);
+  said_ = {std::move(note), size, root};
+}
+
+// Within the transaction. That the last checkpoint states the tree that grows, the store has checked.
+Status SignedLog::vouch(const Growing& growing) {
+  const std::lock_guard lock(said_mutex_);
+  if (said_.note.empty() && !growing.last) return {};
+  if (growing.last && *growing.last == said_.note) return {};
+  std::uint64_t covered = 0;
+  if (growing.last) {
+    auto opened = ledger::open_checkpoint(*growing.last, {&verifier(), 1});
+    if (!opened) {
+      return environment_error(
+          fmt::format("the last checkpoint of {} was not signed by {}: {}; nothing is added to it",
+                      store_->name(), verifier().text(), opened.error().message));
+    }
+    covered = opened->size;
+  }
+  if (covered >= said_.size) {
+    auto root = ledger::root_at(said_.size, growing.nodes);
+    if (!root) return root.error();
+    if (*root == said_.root) return {};
+  }
+  return environment_error(fmt::format(
+      "the ledger {} does not continue the {} records that this process has seen in it: it went back or "
+      "was replaced; restore it from a copy",
+      store_->name(), said_.size));
+}
+
+Result<std::string> SignedLog::sign(const Growing& growing) {
+  if (Status status = vouch(growing); !status) return status.error();
+  return ledger::sign_checkpoint(growing.size, growing.root, signer_);
 }
 
 Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves) {
@@ -129,12 +164,14 @@ Result<std::shared_ptr<const SignedLog::Group>> SignedLog::commit(std::span<Wait
   std::vector<LeafView> leaves;
   for (const Waiting* one : waiting) leaves.insert(leaves.end(), one->leaves.begin(), one->leaves.end());
   std::string checkpoint;
-  auto growth = store_->grow(leaves, [&](std::uint64_t size, const Digest& root) {
-    auto note = ledger::sign_checkpoint(size, root, signer_);
+  auto growth = store_->grow(leaves, [&](const Growing& growing) {
+    auto note = sign(growing);
     if (note) checkpoint = *note;
     return note;
   });
   if (!growth) return growth.error();
+  remember(checkpoint, growth->size(), growth->root());
+  CRASH_POINT("log.before_acknowledgement");
   return std::shared_ptr<const Group>(new Group{std::move(*growth), std::move(checkpoint)});
 }
 
@@ -142,7 +179,8 @@ Result<std::string> SignedLog::checkpoint() {
   auto last = last_checkpoint();
   if (!last) return last.error();
   if (!*last) {
-    if (auto sealed = store_->grow({}, seal()); !sealed) return sealed.error();
+    auto sealed = store_->grow({}, [this](const Growing& growing) { return sign(growing); });
+    if (!sealed) return sealed.error();
     last = last_checkpoint();
     if (!last) return last.error();
     CHECK(last->has_value());

@@ -26,6 +26,10 @@ struct LoggedLeaf {
 /// A ledger with its signing key. A checkpoint is given out only when it and its leaves are durable, in one
 /// transaction: after a crash the log can never contradict what it has said.
 ///
+/// It signs nothing that contradicts what it has signed: before each checkpoint, within the transaction, the
+/// last one kept must be by this key and cover every leaf, and the ledger must continue the tree that this
+/// object saw last. Leaves that somebody else put there, and a database that went back, stop it.
+///
 /// Safe to call from several threads. Appends that arrive while another is being committed are committed
 /// together, under one checkpoint and with one flush of the disk (group commit): the first that waits leads,
 /// the others find their work done.
@@ -58,7 +62,15 @@ class SignedLog {
   struct Group;
   SignedLog(std::unique_ptr<LedgerStore> store, ledger::SignerKey signer)
       : store_(std::move(store)), signer_(std::move(signer)) {}
-  Seal seal();
+  // What this object signed last, or found signed when it was opened.
+  struct Said {
+    std::string note;
+    std::uint64_t size = 0;
+    Digest root = ledger::empty_root();
+  };
+  Status vouch(const Growing& growing);
+  Result<std::string> sign(const Growing& growing);
+  void remember(std::string note, std::uint64_t size, const Digest& root);
   Result<std::optional<std::string>> last_checkpoint();
   void lead(std::unique_lock<std::mutex>& lock) noexcept;
   std::vector<Waiting*> take_group();
@@ -69,6 +81,8 @@ class SignedLog {
   std::mutex mutex_;
   std::deque<Waiting*> queue_;  // guarded by mutex_, as is led_
   bool led_ = false;            // somebody commits
+  std::mutex said_mutex_;
+  Said said_;  // guarded by said_mutex_
 };
 
 }  // namespace fieldprint::store

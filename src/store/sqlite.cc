@@ -1,5 +1,9 @@
 #include "store/sqlite.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <filesystem>
 #include <system_error>
 #include <utility>
 
@@ -37,12 +41,37 @@ Error explain(int code, std::string_view message, int system_error, const std::s
   }
 }
 
+// To read a database in write-ahead mode SQLite needs its log and index, and makes them if they are not
+// there.
+bool cannot_have_log(const std::string& path) {
+  std::error_code failure;
+  const std::filesystem::path folder = std::filesystem::absolute(path, failure).parent_path();
+  return ::faccessat(AT_FDCWD, folder.c_str(), W_OK, AT_EACCESS) != 0 &&
+         ::faccessat(AT_FDCWD, (path + "-wal").c_str(), F_OK, AT_EACCESS) != 0;
+}
+
+// RFC 3986: what is not a letter, digit or one of "-._~/" is escaped.
+std::string immutable_uri(const std::string& path) {
+  std::string uri = "file:";
+  for (const char c : path) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       std::string_view("-._~/").find(c) != std::string_view::npos;
+    uri += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return uri + "?immutable=1";
+}
+
 }  // namespace
 
-Result<Database> Database::open(const std::string& path, int busy_timeout_ms, bool create) {
+Result<Database> Database::open(const std::string& path, int busy_timeout_ms, Mode mode) {
   sqlite3* raw = nullptr;
-  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (create ? SQLITE_OPEN_CREATE : 0);
-  const int code = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
+  int flags = SQLITE_OPEN_NOMUTEX;
+  if (mode == Mode::kRead) flags |= SQLITE_OPEN_READONLY;
+  if (mode != Mode::kRead) flags |= SQLITE_OPEN_READWRITE;
+  if (mode == Mode::kCreate) flags |= SQLITE_OPEN_CREATE;
+  const bool frozen = mode == Mode::kRead && cannot_have_log(path);
+  const std::string name = frozen ? immutable_uri(path) : path;
+  const int code = sqlite3_open_v2(name.c_str(), &raw, flags | (frozen ? SQLITE_OPEN_URI : 0), nullptr);
   CHECK(raw != nullptr, "SQLite is out of memory");
   Database database(std::unique_ptr<sqlite3, Close>(raw), path);
   if (code != SQLITE_OK) return database.error("open");
@@ -82,7 +111,9 @@ Result<std::string> Database::text(std::string_view sql) {
 
 Error Database::error(std::string_view doing) const {
   const int code = sqlite3_errcode(handle_.get());
-  if (examined_ && (code & 0xff) == SQLITE_CORRUPT) {
+  // The statements are ours: where one means nothing (SQLITE_ERROR) the tables or the format are not.
+  const int kind = code & 0xff;
+  if (examined_ && (kind == SQLITE_CORRUPT || kind == SQLITE_NOTADB || kind == SQLITE_ERROR)) {
     return refuted(fmt::format("the database {} is damaged: {}", path_, sqlite3_errmsg(handle_.get())));
   }
   return explain(code, sqlite3_errmsg(handle_.get()), sqlite3_system_errno(handle_.get()), path_, doing);

@@ -18,10 +18,13 @@ namespace fieldprint::store::sqlite {
 
 class Statement;
 
+enum class Mode { kCreate, kWrite, kRead };
+
 class Database {
  public:
-  /// Opens, and creates if `create`; ":memory:" keeps everything in memory.
-  static Result<Database> open(const std::string& path, int busy_timeout_ms, bool create = true);
+  /// ":memory:" keeps everything in memory. To read, a folder that may not be written will do: where there is
+  /// no write-ahead log, the file is taken to stay as it is.
+  static Result<Database> open(const std::string& path, int busy_timeout_ms, Mode mode = Mode::kCreate);
 
   Status execute(const char* sql);
   Result<Statement> prepare(std::string_view sql);

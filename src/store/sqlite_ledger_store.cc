@@ -5,6 +5,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "store/sqlite_schema.h"
 
@@ -137,6 +138,14 @@ struct SqliteLedgerStore::Connection {
     }
   }
 
+  // The last checkpoint, if there is one.
+  Result<std::optional<std::string>> last() {
+    Use query(last_checkpoint());
+    auto row = query->step(database, kReading);
+    if (!row) return row.error();
+    return *row ? std::optional(query->text(0)) : std::nullopt;
+  }
+
   // Puts a note in its place, or joins its signatures to those of the one that is there.
   Status put_checkpoint(std::uint64_t size, std::string_view note) {
     auto there = checkpoints(size, 1);
@@ -153,7 +162,7 @@ struct SqliteLedgerStore::Connection {
 
 SqliteLedgerStore::SqliteLedgerStore(std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader,
                                      const SqliteOptions& options)
-    : writer_(std::move(writer)), reader_(std::move(reader)), examined_(options.examine) {}
+    : writer_(std::move(writer)), reader_(std::move(reader)), read_only_(options.reads_only()) {}
 SqliteLedgerStore::~SqliteLedgerStore() = default;
 
 const std::string& SqliteLedgerStore::name() const { return writer_->database.path(); }
@@ -170,8 +179,12 @@ Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_in_memory() {
 
 Result<std::unique_ptr<SqliteLedgerStore::Connection>> SqliteLedgerStore::connect(
     const std::string& path, const SqliteOptions& options) {
-  auto database = Database::open(path, options.busy_timeout_ms, !options.examine);
+  const auto mode = options.reads_only() ? sqlite::Mode::kRead
+                    : options.create     ? sqlite::Mode::kCreate
+                                         : sqlite::Mode::kWrite;
+  auto database = Database::open(path, options.busy_timeout_ms, mode);
   if (!database) return database.error();
+  if (options.examine) database->examine();
   // A foreign database must be refused before anything in it is changed.
   if (Status status = sqlite::prepare_schema(*database, options); !status) return status.error();
   if (Status status = sqlite::configure(*database, options, path == ":memory:"); !status)
@@ -182,7 +195,6 @@ Result<std::unique_ptr<SqliteLedgerStore::Connection>> SqliteLedgerStore::connec
     if (!statement) return statement.error();
     statements.push_back(std::move(*statement));
   }
-  if (options.examine) database->examine();
   return std::unique_ptr<Connection>(
       new Connection{.database = std::move(*database), .statements = std::move(statements)});
 }
@@ -193,7 +205,9 @@ Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_database(cons
   if (!writer) return writer.error();
   std::unique_ptr<Connection> second;
   if (path != ":memory:") {
-    if (Status status = sync_folder_of(path); !status) return status.error();
+    if (!options.reads_only()) {
+      if (Status status = sync_folder_of(path); !status) return status.error();
+    }
     auto reader = connect(path, options);
     if (!reader) return reader.error();
     second = std::move(*reader);
@@ -208,24 +222,24 @@ Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_database(cons
 }
 
 Result<ledger::Growth> SqliteLedgerStore::grow(std::span<const LeafView> leaves, const Seal& seal) {
-  if (examined_) return caller_error("this ledger was opened to be examined; nothing may be added to it");
+  if (read_only_) return caller_error("this ledger was opened to be read; nothing may be added to it");
   if (Status status = check_leaves(leaves); !status) return status.error();
   const std::lock_guard lock(writer_->mutex);
   auto transaction = Transaction::begin(writer_->database);
   if (!transaction) return transaction.error();
   auto first = writer_->size();
   if (!first) return first.error();
-  if (tree_.size() != *first) {  // another process has appended
-    auto loaded = ledger::CompactTree::load(*first, [&](ledger::NodeId id) -> Result<Digest> {
-      auto hash = writer_->node(id);
-      if (!hash) return hash.error();
-      if (!*hash) return damaged(no_node(id).message);
-      return **hash;
-    });
-    if (!loaded) return loaded.error();
-    tree_ = std::move(*loaded);
-  }
-  ledger::Growth growth(tree_);
+  const ledger::NodeReader nodes = [this](ledger::NodeId id) -> Result<Digest> {
+    auto hash = writer_->node(id);
+    if (!hash) return hash.error();
+    return *hash ? Result<Digest>(**hash) : Result<Digest>(no_node(id));
+  };
+  auto last = writer_->last();
+  if (!last) return last.error();
+  auto before = seal ? covered_tree(*first, *last, tree_, nodes) : load_tree(*first, nodes);
+  if (!before) return before.error();
+  if (Status status = FAULT_POINT("store.grow.before_write"); !status) return status.error();
+  ledger::Growth growth(std::move(*before));
   for (const LeafView& leaf : leaves) growth.append(ledger::leaf_hash(leaf));
   if (Status status = writer_->insert_leaves(leaves, *first); !status) return status.error();
   if (Status status = writer_->insert_nodes(growth); !status) return status.error();
@@ -235,11 +249,13 @@ Result<ledger::Growth> SqliteLedgerStore::grow(std::span<const LeafView> leaves,
     if (Status status = writer_->run(update, "append to"); !status) return status.error();
   }
   if (seal) {
-    auto note = seal(growth.size(), growth.root());
+    auto note = seal({std::move(*last), growth.size(), growth.root(), nodes});
     if (!note) return note.error();
     if (Status status = writer_->put_checkpoint(growth.size(), *note); !status) return status.error();
   }
+  if (Status status = FAULT_POINT("store.grow.before_commit"); !status) return status.error();
   if (Status status = transaction->commit(); !status) return status.error();
+  CRASH_POINT("store.grow.committed");
   tree_ = growth.tree();
   return growth;
 }
@@ -274,6 +290,12 @@ Result<Extent> SqliteLedgerStore::extent() {
 Result<std::optional<ledger::NodeId>> SqliteLedgerStore::stray_node() {
   Connection& connection = reading();
   const std::lock_guard lock(connection.mutex);
+  if (read_only_) {
+    // For an audit, the parts of the file that no query has read, such as the list of its free pages.
+    auto found = connection.database.text("PRAGMA integrity_check(1)");
+    if (!found) return found.error();
+    if (*found != "ok") return refuted(fmt::format("the database {} is damaged: {}", name(), *found));
+  }
   auto query = connection.database.prepare(
       "SELECT level, idx FROM nodes, tree WHERE CASE WHEN level BETWEEN 0 AND 62 "
       "THEN idx < 0 OR idx >= size >> CAST(level AS integer) ELSE true END ORDER BY level, idx LIMIT 1");
@@ -331,6 +353,7 @@ Result<std::vector<Digest>> SqliteLedgerStore::hashes(std::span<const ledger::No
 }
 
 Status SqliteLedgerStore::keep_checkpoint(std::string_view note) {
+  if (read_only_) return caller_error("this ledger was opened to be read; nothing may be added to it");
   auto checkpoint = read_checkpoint(note);
   if (!checkpoint) return checkpoint.error();
   const std::lock_guard lock(writer_->mutex);
@@ -338,7 +361,10 @@ Status SqliteLedgerStore::keep_checkpoint(std::string_view note) {
   if (!transaction) return transaction.error();
   if (Status status = check_kept(*writer_, *checkpoint); !status) return status;
   if (Status status = writer_->put_checkpoint(checkpoint->size, note); !status) return status;
-  return transaction->commit();
+  if (Status status = FAULT_POINT("store.checkpoint.before_commit"); !status) return status;
+  if (Status status = transaction->commit(); !status) return status;
+  CRASH_POINT("store.checkpoint.committed");
+  return {};
 }
 
 // Within a transaction of the connection that writes.
@@ -369,11 +395,7 @@ Status SqliteLedgerStore::check_kept(Connection& connection, const ledger::Check
 Result<std::optional<std::string>> SqliteLedgerStore::checkpoint() {
   Connection& connection = reading();
   const std::lock_guard lock(connection.mutex);
-  Use query(connection.last_checkpoint());
-  auto row = query->step(connection.database, kReading);
-  if (!row) return row.error();
-  if (!*row) return std::optional<std::string>();
-  return std::optional<std::string>(query->text(0));
+  return connection.last();
 }
 
 Result<std::vector<KeptCheckpoint>> SqliteLedgerStore::checkpoints(std::uint64_t from, int limit) {

@@ -10,9 +10,13 @@ namespace fieldprint::store {
 struct SqliteOptions {
   std::int64_t max_file_bytes = 0;  ///< an append that would make the database larger fails; 0 = no limit
   int busy_timeout_ms = 10000;      ///< how long to wait for another process's transaction
-  /// For an audit: nothing is created, what the ledger states is not checked, damage is refuted instead of an
-  /// environment error, and every append fails.
+  bool create = true;               ///< a ledger that is not there begins
+  bool read_only = false;           ///< nothing is created or written, and every append fails
+  /// For an audit, read only too: what the ledger states is not checked, and damage is refuted instead of an
+  /// environment error.
   bool examine = false;
+
+  bool reads_only() const { return read_only || examine; }
 };
 
 /// A ledger in one SQLite database: write-ahead log, synchronous=FULL. Several processes may open the same
@@ -53,7 +57,7 @@ class SqliteLedgerStore final : public LedgerStore {
 
   std::unique_ptr<Connection> writer_;
   std::unique_ptr<Connection> reader_;  // none for a database in memory
-  bool examined_;
+  bool read_only_;
   ledger::CompactTree tree_;  // as of the last append by this object; guarded by the writer's mutex
 };
 

@@ -167,6 +167,59 @@ TEST_F(StoreTest, AReadOnlyFileIsNamedAsSuch) {
   ASSERT_EQ(::chmod(folder().c_str(), 0755), 0);
 }
 
+TEST_F(StoreTest, AFolderThatMayNotBeWrittenCanBeReadAndAudited) {
+  const std::string odd =
+      path("a ledger?immutable=0&#%.db");  // no character of the name is taken for another
+  ASSERT_TRUE(open(odd)->append(leaves_of(0, 9)).ok());
+  ASSERT_EQ(::chmod(odd.c_str(), 0444), 0);
+  ASSERT_EQ(::chmod(folder().c_str(), 0555), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (::geteuid() == 0 && ::seteuid(65534) != 0) ::_exit(4);
+    auto read = SqliteLedgerStore::open(odd, {.read_only = true});
+    if (!read || (*read)->size().value() != 9 || (*read)->append(leaves_of(0, 1)).ok()) ::_exit(1);
+    auto examined = SqliteLedgerStore::open(odd, {.examine = true});
+    ::_exit(examined && (*examined)->audit().ok() ? 0 : 2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  ASSERT_EQ(::chmod(folder().c_str(), 0755), 0);
+}
+
+TEST_F(StoreTest, ALedgerWithALogBesideItIsReadWithWhatIsInTheLog) {
+  auto writer = open(path());
+  ASSERT_TRUE(writer->append(leaves_of(0, 9)).ok());
+  auto reader = open(path(), {.read_only = true});
+  EXPECT_EQ(*reader->size(), 9u);
+  ASSERT_TRUE(writer->append(leaves_of(9, 12)).ok());
+  EXPECT_EQ(*reader->size(), 12u);
+  EXPECT_EQ(reader->keep_checkpoint("x").error().kind, ErrorKind::kCaller);
+}
+
+TEST_F(StoreTest, DamageToThePartsOfTheFileThatHoldNoRecordIsRefutedByAnAudit) {
+  ASSERT_TRUE(open(path())->append(leaves_of(0, 9)).ok());
+  {
+    std::fstream file(path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(39);  // how many pages are free (sqlite.org/fileformat2.html)
+    file.put('\x07');
+  }
+  auto examined = open(path(), {.examine = true});
+  const Status status = examined->audit();
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error().message.find("is damaged"), std::string::npos) << status.error().message;
+}
+
+TEST_F(StoreTest, AFileThatIsNoDatabaseAnyMoreIsRefutedByAnAudit) {
+  ASSERT_TRUE(open(path())->append(leaves_of(0, 9)).ok());
+  std::fstream(path(), std::ios::in | std::ios::out) << "no database";
+  const auto examined = SqliteLedgerStore::open(path(), {.examine = true});
+  ASSERT_FALSE(examined.ok());
+  EXPECT_EQ(examined.error().kind, ErrorKind::kRefuted) << examined.error().message;
+  EXPECT_EQ(SqliteLedgerStore::open(path()).error().kind, ErrorKind::kCaller);
+}
+
 TEST_F(StoreTest, ASignedLogHandsOutProofsUnderItsOwnCheckpoints) {
   auto log = SignedLog::open(open(path()), signer());
   ASSERT_TRUE(log.ok());

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/fault_point.h"
+
 namespace fieldprint::store::sqlite {
 namespace {
 
@@ -20,7 +22,7 @@ constexpr const char* kSchema = R"sql(
 }  // namespace
 
 Status prepare_schema(Database& database, const SqliteOptions& options) {
-  auto transaction = Transaction::begin(database);
+  auto transaction = options.reads_only() ? Transaction::snapshot(database) : Transaction::begin(database);
   if (!transaction) return transaction.error();
   auto application = database.number("PRAGMA application_id");
   if (!application) return application.error();
@@ -30,13 +32,16 @@ Status prepare_schema(Database& database, const SqliteOptions& options) {
   if (!tables) return tables.error();
 
   if (*application == 0 && *version == 0 && *tables == 0) {
-    if (options.examine)
+    if (options.reads_only() || !options.create)
       return caller_error(fmt::format("{} is an empty database and no ledger", database.path()));
     if (Status status = database.execute(kSchema); !status) return status;
     const std::string header =
         fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}", kApplicationId, kSchemaVersion);
     if (Status status = database.execute(header.c_str()); !status) return status;
-    return transaction->commit();
+    if (Status status = FAULT_POINT("store.schema.before_commit"); !status) return status;
+    if (Status status = transaction->commit(); !status) return status;
+    CRASH_POINT("store.schema.committed");
+    return {};
   }
   if (*application != kApplicationId) {
     return caller_error(fmt::format("{} is a database of another program, not a ledger", database.path()));
@@ -49,6 +54,7 @@ Status prepare_schema(Database& database, const SqliteOptions& options) {
 }
 
 Status configure(Database& database, const SqliteOptions& options, bool in_memory) {
+  if (options.reads_only()) return database.execute("PRAGMA cache_size = -16384");
   auto mode = database.text("PRAGMA journal_mode = WAL");
   if (!mode) return mode.error();
   if (*mode != (in_memory ? "memory" : "wal")) {

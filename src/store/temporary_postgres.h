@@ -51,15 +51,16 @@ class TemporaryPostgres {
   }
   /// Kills the server without a word to anybody; the processes that serve connections end when they notice.
   void kill() { stop(SIGKILL); }
+  /// A killed server's processes hold its shared memory until they notice; a start before that fails. On a
+  /// busy disk it takes long to flush every file of a server that was killed.
   bool run() {
-    server_ =
-        spawn({programs_ + "/postgres", "-D", data(), "-k", folder_, "-h", "", "-c", "max_connections=50"});
-    for (int attempt = 0; attempt < 600; ++attempt) {
-      if (PQping(url_of("postgres").c_str()) == PQPING_OK) return true;
-      if (::waitpid(server_, nullptr, WNOHANG) == server_) {
-        server_ = -1;
-        return false;
+    for (int attempt = 0; attempt < 3000; ++attempt) {
+      if (server_ <= 0) {
+        server_ = spawn(
+            {programs_ + "/postgres", "-D", data(), "-k", folder_, "-h", "", "-c", "max_connections=50"});
       }
+      if (PQping(url_of("postgres").c_str()) == PQPING_OK) return true;
+      if (::waitpid(server_, nullptr, WNOHANG) == server_) server_ = -1;
       ::usleep(50'000);
     }
     return false;

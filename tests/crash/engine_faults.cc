@@ -1,0 +1,140 @@
+#include "crash/engine_faults.h"
+
+#include <random>
+
+#include "anchor/anchor_testing.h"
+#include "commit/envelope.h"
+#include "engine/committer_testing.h"
+#include "store/data_folder.h"
+
+namespace fieldprint::crash {
+namespace {
+
+using engine::testing::endless;
+using engine::testing::Recorded;
+using engine::testing::Served;
+
+constexpr engine::Options kQuiet{.kv_blocks = 60, .scrub_share = 0};
+
+void print_receipt(const commit::Receipt& receipt) {
+  const auto leaf = commit::commit_digest(receipt.body);
+  const auto stated = store::read_checkpoint(receipt.checkpoint);
+  CHECK(leaf.ok() && stated.ok());
+  fmt::print("ACK {} {} {} {}\n", receipt.leaf_index, to_hex(*leaf), stated->size, to_hex(stated->root));
+  std::fflush(stdout);
+}
+
+// The sequence has so many output tokens, or ended before.
+void generate(Recorded& it, core::SequenceId id, std::int64_t outputs) {
+  while (!it.served.answers.contains(id) && !it.served.errors.contains(id) &&
+         it.probe().outputs(id) < outputs) {
+    if (!it.served->step()) return;
+  }
+}
+
+bool same(const core::Answer& a, const core::Answer& b) {
+  return a.output == b.output && a.blocks == b.blocks && a.text == b.text;
+}
+
+// Empty if the answer is the right one, or was stopped and said so.
+std::string problem_of(Recorded& it, core::SequenceId id, const core::Answer& expected) {
+  it.served.finish();
+  if (it.served.errors.contains(id)) {
+    const Error& error = it.served.errors.at(id);
+    return error.kind == ErrorKind::kRefuted ? std::string() : error.message;
+  }
+  if (!it.served.answers.contains(id)) return "no answer and no error";
+  if (same(it.served.answers.at(id), expected)) return {};
+  return it.served.validated.contains(id) ? "a wrong answer was called validated"
+                                          : "a wrong answer was given";
+}
+
+}  // namespace
+
+int commit_answers(const std::string& folder, std::uint64_t seed) {
+  auto log = store::open_log({folder, ""});
+  if (!log) {
+    fmt::print(stderr, "crash_tool: {}\n", log.error().message);
+    return 3;
+  }
+  engine::testing::FakeAnchors anchors;
+  auto committer = engine::Committer::create(
+      **log, anchors, engine::testing::tiny_file(), "scalar",
+      {.run_ahead = 2, .reexecute_share = 0, .verdict_delay = std::chrono::milliseconds(1)});
+  CHECK(committer.ok());
+  Served served({.kv_blocks = 60}, engine::testing::tiny_file(), engine::testing::tiny_tokenizer(),
+                committer->get());
+  for (std::uint64_t i = 0; i < 3; ++i) served.submit(endless(60, 100, seed + i));
+  bool going_on = true;
+  while (going_on) {
+    going_on = served->step();
+    for (const auto& [id, receipt] : std::exchange(served.receipts, {})) print_receipt(receipt);
+  }
+  for (const auto& [id, error] : served.errors) fmt::print(stderr, "crash_tool: {}\n", error.message);
+  return served.errors.empty() ? 0 : 3;
+}
+
+Tally damage_pages(std::int64_t trials, std::uint64_t seed) {
+  Tally tally{.what = "bits altered in resident pages"};
+  std::mt19937_64 random(seed);
+  const core::Request asked = endless(100, 200);
+  const core::Answer expected = Served(kQuiet).answer(asked);
+  const auto count = [&](const std::string& problem) {
+    ++tally.tried;
+    if (problem.empty()) ++tally.answered;
+    if (!problem.empty() && tally.problem.empty()) tally.problem = problem;
+  };
+  for (std::int64_t trial = 0; trial < trials; ++trial) {
+    Recorded it(kQuiet);
+    const core::SequenceId id = it.served.submit(asked);
+    generate(it, id, 10 + static_cast<std::int64_t>(random() % 180));
+    if (trial % 3 == 0) it.probe().scrub_all();
+    it.probe().damage_any(random(), static_cast<std::int64_t>(random() % 64));
+    if (trial % 2 == 0) generate(it, id, it.probe().outputs(id) + 3);
+    it.probe().scrub_all();
+    count(problem_of(it, id, expected));
+    // A block that the finished answer left in the cache, damaged while nobody looks, and taken up again.
+    it.probe().damage_any(random(), static_cast<std::int64_t>(random() % 64));
+    it.probe().scrub_all();
+    const core::SequenceId next = it.served.submit(asked);
+    count(problem_of(it, next, expected));
+  }
+  return tally;
+}
+
+Tally turn_clocks() {
+  Tally tally{.what = "clocks that go back or jump around an anchor's expiry"};
+  anchor::testing::Office office;
+  const auto count = [&](bool as_it_must, const char* what, std::int64_t time) {
+    ++tally.tried;
+    if (as_it_must) ++tally.answered;
+    if (!as_it_must && tally.problem.empty()) tally.problem = fmt::format("{} at {}", what, time);
+  };
+  anchor::Terms terms;
+  terms.not_before = 2000;
+  terms.not_after = 5000;
+  const auto anchor = anchor::testing::anchor_of("be kind", terms);
+  const auto other = anchor::testing::anchor_of("be brief");
+  CHECK(office.set(anchor::testing::shared_policy(), {"ada", "alf"}).ok());
+  office.promote(anchor);
+  const auto admitted = [&](std::int64_t time) {
+    return office.registry.admit(anchor.id(), {.tenant = "", .model_digest = {}, .time = time}).ok();
+  };
+  const auto going_on = [&](std::int64_t time) { return office.registry.in_force(anchor.id(), time).ok(); };
+  for (std::int64_t time = 0; time < 8000; time += 50) {
+    const bool valid = time >= 2000 && time < 5000;
+    if (time == 5000) continue;  // the last second itself is the registry's own test's business
+    count(admitted(time) == valid, "whether it may begin", time);
+    if (time >= 2000) count(going_on(time) == valid, "whether it may go on", time);
+  }
+  // A record of 6000 shows that the anchor is over. No clock brings it back.
+  office.now = 6000;
+  office.promote(other);
+  for (const std::int64_t time : {-1'000'000L, 0L, 1000L, 2000L, 3000L, 4999L, 5999L, 6000L, 1L << 40}) {
+    count(!admitted(time), "an expired anchor begins", time);
+    count(!going_on(time), "an expired anchor goes on", time);
+  }
+  return tally;
+}
+
+}  // namespace fieldprint::crash

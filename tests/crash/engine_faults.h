@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "crash/disk_faults.h"
+
+namespace fieldprint::crash {
+
+/// Answers requests on a tiny model, recording every commit and verdict in the ledger of a folder; a line for
+/// each answer that is durable, at once. Gives the exit status.
+int commit_answers(const std::string& folder, std::uint64_t seed);
+
+/// Bits flip in resident pages while answers are generated, and in cached ones that later requests take up:
+/// an answer is what it would have been, or its trajectory is stopped. None that differs is called validated.
+Tally damage_pages(std::int64_t trials, std::uint64_t seed);
+
+/// The clock goes back, or jumps, around the expiry of anchors: what a record shows to be over stays over.
+Tally turn_clocks();
+
+}  // namespace fieldprint::crash

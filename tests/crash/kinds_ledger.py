@@ -1,0 +1,121 @@
+"""Ledgers that were forged: forks, replayed and reordered records, signatures."""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+
+from crash_common import fieldprint, tool
+from kinds_disk import audit, grown
+
+
+def forged_signatures(campaign):
+    """Signatures and signed checkpoints that nobody made."""
+    for command in ("signatures", "checkpoints"):
+        line = json.loads(tool(command).stdout)
+        campaign.row(line["what"]).take(line)
+
+
+def succeed(*arguments):
+    """The output of a command that must succeed."""
+    ended = fieldprint(*arguments)
+    if ended.returncode != 0:
+        raise AssertionError(f"{arguments}: {ended.stderr}")
+    return ended.stdout
+
+
+def forks(campaign):
+    """Two readers are shown two ledgers by one key that begin alike."""
+    row = campaign.row("forked ledger shown to two readers")
+    for seed in range(2 if campaign.quick else 12):
+        left = grown(campaign, 6 + seed, 100 + seed)
+        right = campaign.folder()
+        shutil.copytree(left, right, dirs_exist_ok=True)
+        tool("append", left, 3, 200 + seed)
+        tool("append", right, 3 + seed % 3, 300 + seed)
+        notes = {}
+        for side in (left, right):
+            notes[side] = os.path.join(side, "note")
+            with open(notes[side], "w", encoding="utf-8") as file:
+                file.write(succeed("ledger", "checkpoint", "--data", side))
+        sizes = {side: json.loads(succeed("ledger", "checkpoint", "--data", side, "--json"))["size"] for side in (left, right)}
+        for mine, other in ((left, right), (right, left)):
+            # Either ledger is sound in itself, and is not with the other's checkpoint held against it.
+            status, said = audit(mine)
+            row.count(status == 0, problem=f"a fork is not sound in itself: {said}")
+            status, said = audit(mine, "--checkpoint", notes[other])
+            row.count(status == 1 and "the published checkpoint" in said, problem=f"the other's checkpoint passes: {said}")
+        # No proof leads from one to the other.
+        small, large = sorted((left, right), key=lambda side: sizes[side])
+        proof = json.loads(succeed("ledger", "prove", "--data", large, "--from", sizes[small]))
+        honest = os.path.join(large, "proof.json")
+        with open(honest, "w", encoding="utf-8") as file:
+            json.dump(proof, file)
+        row.count(fieldprint("ledger", "check-proof", "--file", honest).returncode == 0, problem="an honest proof fails")
+        with open(notes[small], encoding="utf-8") as file:
+            proof["root1"] = file.read().split("\n")[2]
+        forged = os.path.join(large, "forged.json")
+        with open(forged, "w", encoding="utf-8") as file:
+            json.dump(proof, file)
+        row.count(fieldprint("ledger", "check-proof", "--file", forged).returncode == 1, problem="a forged proof holds")
+
+
+def node_hashes(leaves):
+    """Every complete subtree's hash: {(level, index): hash}. RFC 9162 §2.1."""
+    level = [hashlib.sha256(b"\0" + leaf).digest() for leaf in leaves]
+    nodes, height = {}, 0
+    while level:
+        nodes.update({(height, i): value for i, value in enumerate(level)})
+        level = [hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        height += 1
+    return nodes
+
+
+def reorder(leaves, kind, place):
+    """The leaves as a forger would have them."""
+    leaves = list(leaves)
+    if kind == "exchanged":
+        leaves[place], leaves[place + 1] = leaves[place + 1], leaves[place]
+    elif kind == "replayed in another's place":
+        leaves[place + 1] = leaves[place]
+    elif kind == "replayed at the end":
+        leaves.append(leaves[place])
+    elif kind == "left out":
+        del leaves[place]
+    elif kind == "reversed":
+        leaves.reverse()
+    return leaves
+
+
+def replays(campaign):
+    """Records are exchanged, repeated or left out, with all hashes made to fit; the key is not the forger's."""
+    source = grown(campaign, 12, 5)
+    for kind in ("exchanged", "replayed in another's place", "replayed at the end", "left out", "reversed"):
+        row = campaign.row(f"records {kind}, hashes made to fit")
+        for place in range(0, 16, 8 if campaign.quick else 1):
+            for with_hashes in (False, True):
+                folder = campaign.folder()
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+                connection = sqlite3.connect(os.path.join(folder, "ledger.sqlite"))
+                leaves = [line[0] for line in connection.execute("SELECT bytes FROM leaves ORDER BY idx")]
+                forged = reorder(leaves, kind, place)
+                connection.execute("DELETE FROM leaves")
+                connection.executemany("INSERT INTO leaves VALUES (?, ?)", enumerate(forged))
+                if with_hashes:
+                    connection.execute("DELETE FROM nodes")
+                    connection.executemany("INSERT INTO nodes VALUES (?, ?, ?)",
+                                           [(level, i, value) for (level, i), value in node_hashes(forged).items()])
+                    connection.execute("UPDATE tree SET size = ?", (len(forged),))
+                    connection.execute("DELETE FROM checkpoints WHERE size > ?", (len(forged),))
+                connection.commit()
+                connection.close()
+                status, said = audit(folder)
+                # Who holds the key must not sign it either.
+                signed = tool("append", folder, 1, 1).returncode
+                named = status == 1 and "NOT SOUND" in said
+                row.count(named and (signed != 0 or not with_hashes), problem=f"{place}, {with_hashes}: {status} {signed} {said}")
+                shutil.rmtree(folder)
+
+
+KINDS = [forged_signatures, forks, replays]
