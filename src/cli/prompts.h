@@ -19,7 +19,7 @@ struct Prompt {
   SamplingSettings sampling;
   std::int32_t max_tokens = 128;
   std::vector<std::string> stop;
-  std::vector<core::Input> inputs;
+  std::vector<core::Input> inputs{};
   std::int32_t logprobs = -1;
 };
 
