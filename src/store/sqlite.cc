@@ -93,6 +93,19 @@ Result<Statement> Database::prepare(std::string_view sql) {
   return Statement(raw);
 }
 
+const volatile std::uint8_t* Database::log_index_header() const {
+  // The index is asked for through SQLite's own file: another descriptor of it, once closed, would end the
+  // locks of this process.
+  constexpr int kRegionBytes = 32768;
+  sqlite3_file* file = nullptr;
+  if (sqlite3_file_control(handle_.get(), "main", SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK)
+    return nullptr;
+  if (file == nullptr || file->pMethods == nullptr || file->pMethods->iVersion < 2) return nullptr;
+  volatile void* region = nullptr;
+  if (file->pMethods->xShmMap(file, 0, kRegionBytes, 0, &region) != SQLITE_OK) return nullptr;
+  return static_cast<const volatile std::uint8_t*>(region);
+}
+
 Result<std::int64_t> Database::number(std::string_view sql) {
   auto statement = prepare(sql);
   if (!statement) return statement.error();

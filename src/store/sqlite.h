@@ -32,6 +32,12 @@ class Database {
   Result<std::int64_t> number(std::string_view sql);
   Result<std::string> text(std::string_view sql);
 
+  /// Of a database with a write-ahead log, once it was read: the header of the log's index, in memory that
+  /// all its connections share. Every commit changes it (SQLite's "WAL-mode File Format", section 2.1). Null
+  /// where there is none. It stays as long as this object.
+  const volatile std::uint8_t* log_index_header() const;
+  static constexpr std::size_t kLogIndexHeaderBytes = 48;
+
   /// From now on damage to the file is what is looked for: an answer (refuted), not a failure.
   void examine() { examined_ = true; }
 

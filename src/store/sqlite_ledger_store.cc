@@ -1,6 +1,7 @@
 #include "store/sqlite_ledger_store.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <mutex>
 #include <utility>
@@ -57,6 +58,9 @@ struct SqliteLedgerStore::Connection {
   std::mutex mutex = {};
   Database database;
   std::vector<Statement> statements;
+  const volatile std::uint8_t* log_index_header = nullptr;
+  std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> seen_header = {};
+  std::uint64_t revision = 0;
 
   Statement& read_extent() { return statements[0]; }
   Statement& write_size() { return statements[1]; }
@@ -266,14 +270,25 @@ Result<std::uint64_t> SqliteLedgerStore::size() {
   return connection.size();
 }
 
-// A connection sees by SQLite's data_version that another one has committed.
+// Every commit changes the header of the log's index, so that two looks at it that are alike need no
+// transaction between them. What is read while it changes is another header than the next one.
 Result<std::uint64_t> SqliteLedgerStore::revision() {
   if (!reader_) return size();
   const std::lock_guard lock(reader_->mutex);
+  if (const volatile std::uint8_t* header = reader_->log_index_header; header != nullptr) {
+    std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> now{};
+    std::copy_n(header, now.size(), now.begin());
+    if (now != reader_->seen_header) ++reader_->revision;
+    reader_->seen_header = now;
+    return reader_->revision;
+  }
   Use query(reader_->read_version());
   auto row = query->step(reader_->database, kReading);
   if (!row) return row.error();
-  return static_cast<std::uint64_t>(query->number(0));
+  // Where the folder may not be written there may be no index, and none may be made.
+  if (!read_only_) reader_->log_index_header = reader_->database.log_index_header();
+  reader_->revision = static_cast<std::uint64_t>(query->number(0));
+  return reader_->revision;
 }
 
 Result<Extent> SqliteLedgerStore::extent() {
