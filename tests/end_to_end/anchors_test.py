@@ -6,7 +6,7 @@ import stat
 import unittest
 
 from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, ToolTest, model, run
-from private_postgres import database
+from private_postgres import database, server
 
 ROLES = {"ann": ["propose", "promote"], "vic": ["verify"], "pat": ["promote"], "pia": ["promote"], "rob": ["revoke"],
          "ada": ["admin"], "alf": ["admin"], "amy": ["admin"]}
@@ -149,7 +149,7 @@ class LifecycleTest(Office, ToolTest):
         self.refused(BAD_USAGE, ["2026-11-25T21:14:28Z"], "propose", self.write("x.txt", "x"), "--not-after", "tomorrow", by="ann")
 
 
-@unittest.skipUnless(database("probe"), "no PostgreSQL server is installed; run tools/setup")
+@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup")
 class DatabaseTest(Office, ToolTest):
     def test_the_lifecycle_in_a_database(self):
         self.office("--data", self.path("keys"), "--database", database("anchors"))

@@ -13,7 +13,7 @@ import time
 import unittest
 
 from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, REFUTED, CommandLineTest, ToolTest, model, run, scratch
-from private_postgres import database
+from private_postgres import database, server
 
 GO_PACKAGES = "/usr/share/gocode"
 VECTORS = os.environ.get("FIELDPRINT_MERKLE_VECTORS", "")
@@ -291,7 +291,7 @@ class GoClientTest(LedgerTest):
                 file.write(content)
 
 
-@unittest.skipUnless(database("probe"), "no PostgreSQL server is installed; run tools/setup")
+@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup")
 class PostgresTest(LedgerTest):
     def test_a_ledger_in_a_database(self):
         url = database("whole")
