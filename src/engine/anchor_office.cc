@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "base/bounds.h"
 #include "base/fault_point.h"
+#include "base/utc_time.h"
 
 namespace fieldprint::engine {
 namespace {
@@ -18,12 +20,25 @@ std::vector<Role> steps_for(const anchor::Entry* entry) {
   return {};
 }
 
+// Nobody moves the ledger's time ahead of the clock. A record no later than the latest moves nothing.
+Status check_time(const anchor::Registry& registry, const anchor::Bytes& record) {
+  const std::int64_t time = anchor::time_of(record).value_or(0);
+  const std::int64_t now = utc_now();
+  if (time <= registry.latest_time() || time <= now + bounds::kMaxRecordLeadSeconds) return {};
+  return caller_error(
+      fmt::format("the record is of {}, but the clock of this machine says {}; a record may be {} seconds "
+                  "ahead: set the clock that is wrong, and sign again",
+                  format_utc(time), format_utc(now), bounds::kMaxRecordLeadSeconds));
+}
+
 }  // namespace
 
 Result<std::uint64_t> enter(Authority& authority, store::SignedLog& log, const anchor::Bytes& record) {
   (void)authority.poll();
   if (Status status = authority.readable(); !status) return status.error();
-  if (Status status = authority.registry().judge(record); !status) return status.error();
+  const anchor::Registry before = authority.registry();
+  if (Status status = before.judge(record); !status) return status.error();
+  if (Status status = check_time(before, record); !status) return status.error();
   if (Status status = FAULT_POINT("anchor.before_record"); !status) return status.error();
   auto logged = log.append({&record, 1});
   if (!logged) return logged.error();
@@ -50,6 +65,7 @@ Status adopt(Authority& authority, store::SignedLog& log, const anchor::Anchor& 
     if (step == Role::kPropose) record.canonical = anchor.canonical_bytes();
     anchor::sign(record, log.signer());
     records.push_back(anchor::encode(record));
+    if (Status status = check_time(registry, records.back()); !status) return status;
     if (Status status = registry.apply(registry.size(), records.back()); !status) return status;
   }
   if (Status status = registry.admit(anchor.id(), use); !status || records.empty()) return status;
