@@ -191,14 +191,13 @@ void Committer::refute_commit(Commit commit, const std::string& reason) {
     if (protocol_.state(commit) == commit::CommitState::kRefuted) return;
     protocol_.refute(commit, reason);
   }
-  stop(commit, life, refuted(reason));
+  stop({commit, sealed}, life, refuted(reason));
 }
 
 /// Nothing of the trajectory goes on from this commit.
-void Committer::stop(Commit first, Life& life, Error error) {
-  const std::int32_t sealed =
-      protocol_.known(first.trajectory) ? protocol_.sealed(first.trajectory) : first.number;
-  if (first.number < sealed) {
+void Committer::stop(const Cut& cut, Life& life, Error error) {
+  const Commit first = cut.first;
+  if (first.number < cut.sealed) {
     refusals_.push_back({first, life.chain, error.message});
     wake_.notify_one();
   }
@@ -216,17 +215,17 @@ void Committer::heed_anchors() {
     if (protocol_.revoked(anchor)) continue;
     const Status status = anchors_.in_force(anchor, now());
     if (status) continue;
-    std::vector<Commit> concerned;
+    std::vector<Cut> concerned;
     for (const auto& [id, life] : lives_) {
       if (!protocol_.known(id) || std::ranges::find(life.anchors, anchor) == life.anchors.end()) continue;
-      concerned.push_back({id, protocol_.validated(id)});
+      concerned.push_back({{id, protocol_.validated(id)}, protocol_.sealed(id)});
     }
     protocol_.revoke(anchor, status.error().message);
-    for (const Commit& first : concerned) {
-      Life& life = lives_.at(first.trajectory);
+    for (const Cut& cut : concerned) {
+      Life& life = lives_.at(cut.first.trajectory);
       life.waiting.clear();
-      stop(first, life, refuted(status.error().message));
-      advance(first.trajectory, life);
+      stop(cut, life, refuted(status.error().message));
+      advance(cut.first.trajectory, life);
     }
   }
 }

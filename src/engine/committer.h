@@ -108,8 +108,14 @@ class Committer final : public Commits {
     std::shared_ptr<Chain> chain;
     std::string reason;
   };
+  /// Where a trajectory ends. `sealed` is read before the protocol is told, which may forget it then.
+  struct Cut {
+    Commit first;
+    std::int32_t sealed = 0;
+  };
   /// What one append takes up.
   struct Batch {
+    std::uint64_t head = 0;  ///< leaves of the ledger whose revocations were heeded before it
     std::vector<Queued> records;
     std::vector<Verdict> verdicts;
     std::vector<Refusal> refusals;
@@ -128,7 +134,7 @@ class Committer final : public Commits {
   // mutex_ is held.
   void advance(core::SequenceId id, Life& life);
   void refute_commit(Commit commit, const std::string& reason);
-  void stop(Commit first, Life& life, Error error);
+  void stop(const Cut& cut, Life& life, Error error);
   void heed_anchors();
   void take_effects(News& news);
   void forget_if_over(core::SequenceId id);

@@ -135,6 +135,45 @@ TEST(Committer, AnAnchorRevokedWhileServingEndsItsSequencesInThatStepAndNoOther)
   EXPECT_TRUE(std::ranges::any_of(verdicts, [](const auto& verdict) { return !verdict.good; }));
 }
 
+// An answer whose client is gone: every commit is durable and none has a verdict.
+SequenceId close_unvalidated(Recorded& it, Request asked) {
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(std::move(asked));
+  while (!it.served.receipts.contains(id)) EXPECT_TRUE(it.served->step());
+  it.served->cancel(id);
+  it.served->step();
+  return id;
+}
+
+void expect_all_bad(Recorded& it, std::string_view reason) {
+  it.committer.reset();
+  const auto verdicts = verdicts_of(*it.log);
+  ASSERT_EQ(verdicts.size(), 1U);
+  EXPECT_FALSE(verdicts[0].good);
+  EXPECT_NE(verdicts[0].reason.find(reason), std::string::npos) << verdicts[0].reason;
+  std::vector<Digest> commits = hashes_of(*it.log, "open");
+  for (const char* kind : {"segment", "answer"}) {
+    const std::vector<Digest> hashes = hashes_of(*it.log, kind);
+    commits.insert(commits.end(), hashes.begin(), hashes.end());
+  }
+  EXPECT_EQ(verdicts[0].commits, commits);
+}
+
+TEST(Committer, AClosedAnswerThatIsRefutedGetsItsBadVerdict) {
+  Recorded it;
+  const SequenceId id = close_unvalidated(it, endless(10, 100));
+  it.committer->refute(id, 0, "a page differs");
+  expect_all_bad(it, "a page differs");
+}
+
+TEST(Committer, AClosedAnswerWhoseAnchorIsRevokedGetsItsBadVerdict) {
+  Recorded it;
+  close_unvalidated(it, anchored_endless(70, 10, 100, 1));
+  it.anchors.revoke(sha256("an anchor"));
+  (void)it.committer->news();
+  expect_all_bad(it, "revoked");
+}
+
 TEST(Committer, HeldTextIsGivenOutWhenItIsValidatedAndNotBefore) {
   Recorded it;
   it.commits.holding = true;

@@ -25,8 +25,11 @@ void Committer::run() {
     lock.unlock();
     anchors_.poll();
     lock.lock();
+    // Before: what another thread takes in from here on may be heeded too late for this batch.
+    const std::uint64_t head = anchors_.size();
     heed_anchors();
     Batch batch = take_batch();
+    batch.head = head;
     lock.unlock();
     encode(batch);
     const Status appended = append(batch);
@@ -91,9 +94,8 @@ void Committer::encode(Batch& batch) {
 }
 
 void Committer::encode_verdicts(Batch& batch) {
-  const std::uint64_t head = anchors_.size();
   const auto add = [&](commit::VerdictRecord record) {
-    record.head = head;
+    record.head = batch.head;
     const std::vector<Digest> all = std::exchange(record.commits, {});
     const auto most = static_cast<std::size_t>(bounds::kMaxVerdictCommits);
     for (std::size_t i = 0; i < all.size(); i += most) {
@@ -194,12 +196,12 @@ void Committer::fail(const Error& error) {
   for (auto& [id, life] : lives_) {
     life.waiting.clear();
     if (protocol_.known(id)) {
-      const Commit first{id, protocol_.validated(id)};
-      const bool pending = first.number < protocol_.sealed(id);
-      if (pending && protocol_.state(first) != commit::CommitState::kRefuted) {
-        protocol_.refute(first, error.message);
+      const Cut cut{{id, protocol_.validated(id)}, protocol_.sealed(id)};
+      const bool pending = cut.first.number < cut.sealed;
+      if (pending && protocol_.state(cut.first) != commit::CommitState::kRefuted) {
+        protocol_.refute(cut.first, error.message);
       }
-      stop(first, life, error);
+      stop(cut, life, error);
     }
     advance(id, life);
   }
