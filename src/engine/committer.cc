@@ -209,18 +209,25 @@ void Committer::stop(const Cut& cut, Life& life, Error error) {
   changed_.notify_all();
 }
 
-/// Revokes what is not in force any more.
+/// Ends what is bound to an anchor that is not in force now. Only a revocation is remembered: a clock may be
+/// wrong and a ledger unreadable for a moment.
 void Committer::heed_anchors() {
   for (const auto& [anchor, bindings] : bound_) {
     if (protocol_.revoked(anchor)) continue;
     const Status status = anchors_.in_force(anchor, now());
     if (status) continue;
     std::vector<Cut> concerned;
-    for (const auto& [id, life] : lives_) {
-      if (!protocol_.known(id) || std::ranges::find(life.anchors, anchor) == life.anchors.end()) continue;
+    for (auto& [id, life] : lives_) {
+      const bool bound = std::ranges::find(life.anchors, anchor) != life.anchors.end();
+      if (life.unbound || !bound || !protocol_.known(id)) continue;
+      life.unbound = true;
       concerned.push_back({{id, protocol_.validated(id)}, protocol_.sealed(id)});
     }
-    protocol_.revoke(anchor, status.error().message);
+    if (anchors_.revoked(anchor)) {
+      protocol_.revoke(anchor, status.error().message);
+    } else {
+      protocol_.suspend(anchor, status.error().message);
+    }
     for (const Cut& cut : concerned) {
       Life& life = lives_.at(cut.first.trajectory);
       life.waiting.clear();

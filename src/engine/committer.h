@@ -34,6 +34,8 @@ class AnchorsInForce {
   virtual Result<commit::AnchorRecord> admit(const Digest& id, const anchor::Use& use) const = 0;
   /// Whether one that was admitted may go on at this time, in seconds since 1970.
   virtual Status in_force(const Digest& id, std::int64_t time) const = 0;
+  /// Whether one that is not in force is so for good.
+  virtual bool revoked(const Digest& id) const = 0;
 };
 
 /// Enters the commits of all trajectories in a ledger, behind the engine's back, and their verdicts when they
@@ -95,6 +97,7 @@ class Committer final : public Commits {
     bool closed = false;  ///< so the protocol was told, when nothing waited any more
     CommitNews news;      ///< as a whole; `receipt` and `stopped` until they are told
     bool stopped = false;
+    bool unbound = false;  ///< an anchor of it left force
   };
   /// A sealed commit on its way to the ledger.
   struct Queued {

@@ -135,6 +135,33 @@ TEST(Committer, AnAnchorRevokedWhileServingEndsItsSequencesInThatStepAndNoOther)
   EXPECT_TRUE(std::ranges::any_of(verdicts, [](const auto& verdict) { return !verdict.good; }));
 }
 
+TEST(Committer, ALedgerThatCannotBeReadForAMomentEndsWhatIsBoundAndNothingLater) {
+  Recorded it;
+  it.commits.holding = true;
+  const SequenceId bound = it.served.submit(anchored_endless(70, 20, 300, 1));
+  const SequenceId other = it.served.submit(endless(20, 100, 2));
+  it.generate(bound, 20);
+  std::vector<EffectOutcome> outcomes;
+  ASSERT_TRUE(it.served->request_effect(bound, [&](const EffectOutcome& o) { outcomes.push_back(o); }).ok());
+  it.anchors.make_unreadable(true);
+  for (int i = 0; i < 5; ++i) it.served->step();
+  ASSERT_TRUE(it.served.errors.contains(bound));
+  EXPECT_NE(it.served.errors.at(bound).message.find("cannot be read"), std::string::npos);
+  ASSERT_EQ(outcomes.size(), 1U);
+  EXPECT_FALSE(outcomes[0].released);
+  EXPECT_FALSE(it.served->submit(anchored_endless(70, 20, 100, 3)).ok());
+  it.anchors.make_unreadable(false);
+  it.commits.let_go();
+  const SequenceId later = it.served.submit(anchored_endless(70, 20, 100, 3));
+  it.served.finish();
+  for (const SequenceId id : {other, later}) EXPECT_TRUE(it.served.validated.contains(id));
+  EXPECT_FALSE(it.served.validated.contains(bound));
+  it.committer.reset();
+  const auto verdicts = verdicts_of(*it.log);
+  EXPECT_EQ(std::ranges::count_if(verdicts, [](const auto& verdict) { return !verdict.good; }), 1)
+      << "however often it was looked at";
+}
+
 // An answer whose client is gone: every commit is durable and none has a verdict.
 SequenceId close_unvalidated(Recorded& it, Request asked) {
   it.commits.holding = true;
