@@ -20,6 +20,21 @@ std::vector<Role> steps_for(const anchor::Entry* entry) {
   return {};
 }
 
+// What became of the leaf at `index`, by those before it: the registry has taken some of them.
+Status outcome_of(std::uint64_t index, anchor::Registry registry, store::LedgerStore& ledger) {
+  Status status;
+  while (registry.size() <= index) {
+    const std::uint64_t end = std::min<std::uint64_t>(index + 1, registry.size() + bounds::kReplayLeaves);
+    auto leaves = ledger.leaves(registry.size(), end);
+    if (!leaves) return leaves.error();
+    if (leaves->empty()) {
+      return environment_error(fmt::format("the ledger {} has no leaf {}", ledger.name(), registry.size()));
+    }
+    for (const store::Bytes& leaf : *leaves) status = registry.apply(registry.size(), leaf);
+  }
+  return status;
+}
+
 // Nobody moves the ledger's time ahead of the clock. A record no later than the latest moves nothing.
 Status check_time(const anchor::Registry& registry, const anchor::Bytes& record) {
   const std::int64_t time = anchor::time_of(record).value_or(0);
@@ -46,11 +61,9 @@ Result<std::uint64_t> enter(Authority& authority, store::SignedLog& log, const a
   (void)authority.poll();
   if (Status status = authority.readable(); !status) return status.error();
   // Another process's record may have come between.
-  const anchor::Registry now = authority.registry();
-  for (const anchor::RefusedRecord& refused : now.refused()) {
-    if (refused.index == logged->front().index) return caller_error(refused.reason);
-  }
-  return logged->front().index;
+  const std::uint64_t index = logged->front().index;
+  if (Status status = outcome_of(index, before, log.store()); !status) return status.error();
+  return index;
 }
 
 Status adopt(Authority& authority, store::SignedLog& log, const anchor::Anchor& anchor,

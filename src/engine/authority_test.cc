@@ -119,6 +119,25 @@ TEST_P(EveryAuthority, WhatWouldBeRefusedDoesNotEnterTheLedger) {
   EXPECT_EQ(*log->store().size(), 0u);
 }
 
+TEST_P(EveryAuthority, OfTwoWhoEnterTheSameAtOnceOneIsRefusedHoweverManyWereBefore) {
+  auto ours = open_log();
+  auto theirs = open_log();
+  auto authority = follow(*ours);
+  const anchor::Bytes unknown = record(*authority, Role::kVerify, anchor_of("never proposed"));
+  const auto many = static_cast<std::size_t>(bounds::kMaxRefusedRecords) + 1;
+  ASSERT_TRUE(ours->append(std::vector<store::Bytes>(many, unknown)).ok());
+  (void)authority->poll();
+  auto other = follow(*theirs);
+  for (int round = 0; round < 8; ++round) {
+    const anchor::Bytes leaf = record(*authority, Role::kPropose, anchor_of(std::to_string(round)));
+    bool entered = false;
+    std::thread thread([&] { entered = enter(*other, *theirs, leaf).ok(); });
+    const bool mine = enter(*authority, *ours, leaf).ok();
+    thread.join();
+    EXPECT_NE(mine, entered) << round;
+  }
+}
+
 TEST_P(EveryAuthority, ARecordOfTheFutureDoesNotEnterTheLedger) {
   auto log = open_log();
   auto authority = follow(*log);
