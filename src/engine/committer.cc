@@ -238,11 +238,17 @@ void Committer::heed_anchors() {
 }
 
 EffectId Committer::request(core::SequenceId id, std::int32_t commits) {
-  const std::lock_guard lock(mutex_);
-  Life& life = lives_.at(id);
-  life.gates.push_back({++effects_, commits});
-  advance(id, life);
-  return effects_;
+  EffectId effect = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    Life& life = lives_.at(id);
+    effect = ++effects_;
+    life.gates.push_back({effect, commits});
+    advance(id, life);
+  }
+  // It may make verdicts urgent that were due.
+  wake_.notify_one();
+  return effect;
 }
 
 News Committer::news() {

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
+#include "base/bounds.h"
 #include "engine/committer_testing.h"
 #include "ledger/merkle.h"
 
@@ -193,6 +196,15 @@ TEST(Committer, AClosedAnswerThatIsRefutedGetsItsBadVerdict) {
   expect_all_bad(it, "a page differs");
 }
 
+TEST(Committer, AReasonThatIsTooLongOrNoUtf8IsRecordedAsFarAsItCanBe) {
+  Recorded it;
+  const SequenceId id = close_unvalidated(it, endless(10, 100));
+  const auto most = static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes);
+  const std::string before(most - 4, 'x');
+  it.committer->refute(id, 0, before + "\xff\u00e9\u00e9");
+  expect_all_bad(it, before + "\ufffd");
+}
+
 TEST(Committer, AClosedAnswerWhoseAnchorIsRevokedGetsItsBadVerdict) {
   Recorded it;
   close_unvalidated(it, anchored_endless(70, 10, 100, 1));
@@ -251,6 +263,24 @@ TEST(Committer, AnEffectLeavesWhenAllThatItDependsOnIsValidated) {
   ASSERT_EQ(outcomes.size(), 1U);
   EXPECT_TRUE(outcomes[0].released);
   EXPECT_GE(validated, 2) << "the block that its tokens lie in must be validated";
+}
+
+TEST(Committer, AnEffectDoesNotWaitForVerdictsThatAreDue) {
+  Recorded it({.kv_blocks = 60}, {.reexecute_share = 0, .verdict_delay = std::chrono::hours(1)});
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(endless(10, 300));
+  it.generate(id, 20);
+  it.committer->pages_checked(id, 1, 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the committer sleeps again
+  ASSERT_TRUE(verdicts_of(*it.log).empty());
+  const EffectId effect = it.committer->request(id, 1);
+  std::vector<EffectNews> effects;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (effects.empty() && std::chrono::steady_clock::now() < deadline)
+    effects = it.committer->news().effects;
+  ASSERT_EQ(effects.size(), 1U);
+  EXPECT_EQ(effects[0].effect, effect);
+  EXPECT_TRUE(effects[0].outcome.released);
 }
 
 TEST(Committer, AnEffectAskedForAtTheEndDependsOnTheWholeAnswer) {

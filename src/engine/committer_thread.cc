@@ -3,6 +3,7 @@
 
 #include "base/bounds.h"
 #include "base/fault_point.h"
+#include "base/utf8.h"
 #include "commit/envelope.h"
 #include "commit/segment.h"
 #include "engine/committer.h"
@@ -119,7 +120,10 @@ void Committer::encode_verdicts(Batch& batch) {
   for (auto& [backend, record] : good) add(std::move(record));
   for (const Refusal& refusal : batch.refusals) {
     const std::vector<Digest>& leaves = refusal.chain->leaves();
-    std::string reason = refusal.reason.substr(0, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
+    // It may be the text of a database or of the system.
+    std::string reason =
+        utf8_prefix(refusal.reason, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
+    if (reason.empty()) reason = "for no reason given";
     commit::VerdictRecord record;
     record.commits.assign(leaves.begin() + refusal.first.number, leaves.end());
     record.reason = std::move(reason);
