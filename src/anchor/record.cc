@@ -314,4 +314,15 @@ Result<PolicyRecord> decode_policy(std::span<const std::uint8_t> leaf) {
   return decode<PolicyRecord>(leaf, "policy", read_policy_field);
 }
 
+std::optional<std::int64_t> time_of(std::span<const std::uint8_t> leaf) {
+  const std::string_view kind = cbor::text_under("record", leaf);
+  if (kind == "anchor") {
+    if (auto record = decode_action(leaf)) return record->time;
+  }
+  if (kind == "policy") {
+    if (auto record = decode_policy(leaf)) return record->policy.time;
+  }
+  return {};
+}
+
 }  // namespace fieldprint::anchor

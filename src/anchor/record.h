@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -59,5 +60,7 @@ Bytes encode(const PolicyRecord& record);
 /// policy is sound is another question.
 Result<ActionRecord> decode_action(std::span<const std::uint8_t> leaf);
 Result<PolicyRecord> decode_policy(std::span<const std::uint8_t> leaf);
+/// The time that a record states; nothing of leaves that are none.
+std::optional<std::int64_t> time_of(std::span<const std::uint8_t> leaf);
 
 }  // namespace fieldprint::anchor

@@ -117,7 +117,10 @@ Status Registry::apply_action(std::uint64_t index, const ActionRecord& record) {
   if (record.action == Role::kRevoke) status = revoke(entry, record);
   if (!status) return status;
   entry.history.push_back({index, record.action, record.time, record.key, record.reason});
-  latest_time_ = std::max(latest_time_, record.time);
+  // Only decisions move time on: a key that may but propose or verify cannot.
+  const bool promoted = record.action == Role::kPromote && entry.state == AnchorState::kPromoted;
+  const bool revoked = record.action == Role::kRevoke && entry.state == AnchorState::kRevoked;
+  if (promoted || revoked) latest_time_ = std::max(latest_time_, record.time);
   return {};
 }
 
@@ -291,8 +294,7 @@ std::string Registry::not_promoted(const Entry& entry) const {
 Status Registry::check_terms(const Entry& entry, const Use& use) const {
   const Terms& terms = entry.anchor.terms();
   const std::string id = short_id(entry.anchor.id());
-  const std::int64_t time = std::max(use.time, latest_time_);
-  if (terms.not_before && time < *terms.not_before) {
+  if (terms.not_before && use.time < *terms.not_before) {
     return refuse(fmt::format("anchor {} is not valid before {}", id, format_utc(*terms.not_before)));
   }
   const bool for_tenant =

@@ -73,8 +73,8 @@ class Registry {
   std::uint64_t size() const { return size_; }
 
   /// Whether the anchor may begin to influence a request; the reason why not: unknown, not promoted, revoked,
-  /// superseded, not valid yet or any more, for other tenants or other models. Time never runs backwards: a
-  /// clock behind the latest record's does not bring back what expired.
+  /// superseded, not valid yet or any more, for other tenants or other models. A clock behind latest_time()
+  /// does not bring back what expired; only the clock makes an anchor valid.
   Status admit(const Digest& id, const Use& use) const;
   /// Whether one that was admitted may go on: promoted, not revoked and not expired. Supersession ends no
   /// request.
@@ -86,7 +86,8 @@ class Registry {
   /// The policy in force; nothing while the log's key acts alone.
   const std::optional<Policy>& policy() const { return policy_; }
   const Digest& policy_digest() const { return policy_digest_; }  ///< zeros without a policy
-  std::int64_t latest_time() const { return latest_time_; }       ///< of all records accepted
+  /// Of the policies, and of the records that completed a promotion or a revocation.
+  std::int64_t latest_time() const { return latest_time_; }
   const std::map<Digest, Entry>& entries() const { return entries_; }
   /// The first bounds::kMaxRefusedRecords of them.
   const std::vector<RefusedRecord>& refused() const { return refused_; }

@@ -250,7 +250,7 @@ TEST(Registry, AClockThatRunsBackRevivesNothing) {
   office.promote(anchor);
   EXPECT_TRUE(office.admit(anchor, {.time = 100}).ok());
   office.now = 7000;
-  ASSERT_TRUE(office.act(Role::kPropose, anchor_of("later"), "ann").ok());
+  office.promote(anchor_of("later"));
   EXPECT_TRUE(refused(office.admit(anchor, {.time = 100}), {"expired"}));
   EXPECT_FALSE(office.registry.in_force(anchor.id(), 100).ok());
   // Nor do records by a clock that runs behind, and a refused record's time counts for nothing.
@@ -259,6 +259,42 @@ TEST(Registry, AClockThatRunsBackRevivesNothing) {
   forged.time = 9000;
   ASSERT_FALSE(office.add(encode(forged)).ok());
   EXPECT_EQ(office.registry.latest_time(), 7000);
+}
+
+TEST(Registry, OnlyDecisionsAndPoliciesMoveTimeOn) {
+  Office office = shared_office();
+  Terms terms;
+  terms.not_after = 6000;
+  const Anchor dated = anchor_of("x", terms);
+  office.promote(dated);
+  const Anchor other = anchor_of("other");
+  office.now = 9000;
+  ASSERT_TRUE(office.act(Role::kPropose, other, "ann").ok());
+  ASSERT_TRUE(office.act(Role::kVerify, other, "vic").ok());
+  ASSERT_TRUE(office.act(Role::kPromote, other, "pat").ok());
+  EXPECT_EQ(office.registry.latest_time(), 1000);
+  EXPECT_TRUE(office.admit(dated, {.time = 6000}).ok());
+  ASSERT_TRUE(office.act(Role::kPromote, other, "pia").ok());
+  EXPECT_EQ(office.registry.latest_time(), 9000);
+  EXPECT_TRUE(refused(office.admit(dated, {.time = 6000}), {"expired"}));
+  office.now = 9500;
+  ASSERT_TRUE(office.act(Role::kRevoke, other, "rob").ok());
+  EXPECT_EQ(office.registry.latest_time(), 9500);
+  office.now = 9900;
+  ASSERT_TRUE(office.set(shared_policy(), {"ada", "alf"}).ok());
+  EXPECT_EQ(office.registry.latest_time(), 9900);
+}
+
+TEST(Registry, NoRecordMakesAnAnchorValidEarly) {
+  Office office = shared_office();
+  Terms terms;
+  terms.not_before = 5000;
+  const Anchor anchor = anchor_of("x", terms);
+  office.now = 8000;
+  office.promote(anchor);
+  ASSERT_EQ(office.registry.latest_time(), 8000);
+  EXPECT_TRUE(refused(office.admit(anchor, {.time = 4999}), {"not valid before"}));
+  EXPECT_TRUE(office.admit(anchor, {.time = 5000}).ok());
 }
 
 TEST(Registry, ASuccessorTakesThePlaceOfAllBeforeItWhenItIsPromoted) {

@@ -36,7 +36,9 @@ inline constexpr std::int64_t kMaxTenantBytes = 256;
 inline constexpr std::int64_t kMaxReasonBytes = 1024;  ///< of a revocation
 inline constexpr std::int64_t kMaxPolicyKeys = 64;     ///< keys of one policy
 inline constexpr std::int64_t kMaxPolicyFileBytes = 1 << 16;
-inline constexpr std::int64_t kMaxRefusedRecords = 1000;   ///< whose reasons a registry keeps
+inline constexpr std::int64_t kMaxRefusedRecords = 1000;  ///< whose reasons a registry keeps
+/// So far a record's time may be ahead of the clock of the machine that enters it.
+inline constexpr std::int64_t kMaxRecordLeadSeconds = 300;
 inline constexpr std::int64_t kMinAnchorPrefixDigits = 8;  ///< of an id that is not written out
 inline constexpr std::int64_t kMaxBatch = 256;             ///< sequences in one step
 inline constexpr std::int64_t kMaxStepTokens = 8192;       ///< tokens in one step

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace fieldprint {
@@ -30,5 +31,8 @@ inline std::size_t utf8_character(std::string_view text) {
 
 /// True if `text` is well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
 bool valid_utf8(std::string_view text);
+
+/// The first characters of `text`, at most so many bytes; U+FFFD in place of each byte that is part of none.
+std::string utf8_prefix(std::string_view text, std::size_t most);
 
 }  // namespace fieldprint

@@ -36,5 +36,15 @@ TEST(Utf8, TheFirstCharacterEndsWhereTheNextBegins) {
   EXPECT_EQ(utf8_character("\xe2\x82"), 0U);
 }
 
+TEST(Utf8, APrefixEndsWithAWholeCharacterAndHoldsNothingElse) {
+  EXPECT_EQ(utf8_prefix("", 4), "");
+  EXPECT_EQ(utf8_prefix("abc", 3), "abc");
+  EXPECT_EQ(utf8_prefix("abc", 2), "ab");
+  EXPECT_EQ(utf8_prefix("a\xc3\xa9", 2), "a");
+  EXPECT_EQ(utf8_prefix("a\xc3\xa9", 3), "a\xc3\xa9");
+  EXPECT_EQ(utf8_prefix("\xff\xc3", 6), "\xef\xbf\xbd\xef\xbf\xbd");
+  EXPECT_EQ(utf8_prefix("\xff", 2), "");
+}
+
 }  // namespace
 }  // namespace fieldprint

@@ -51,9 +51,9 @@ std::string approvals_of(const Registry& registry, const Entry& entry) {
 
 std::string standing(const Registry& registry, const Entry& entry, std::int64_t now) {
   const anchor::Terms& terms = entry.anchor.terms();
-  const std::int64_t time = std::max(now, registry.latest_time());
-  if (entry.state == AnchorState::kPromoted && terms.not_after && time > *terms.not_after) return "expired";
-  if (entry.state == AnchorState::kPromoted && terms.not_before && time < *terms.not_before)
+  const std::int64_t latest = std::max(now, registry.latest_time());
+  if (entry.state == AnchorState::kPromoted && terms.not_after && latest > *terms.not_after) return "expired";
+  if (entry.state == AnchorState::kPromoted && terms.not_before && now < *terms.not_before)
     return "not yet valid";
   return std::string(name_of(entry.state));
 }

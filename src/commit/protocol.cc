@@ -75,6 +75,10 @@ void Protocol::refute(Commit commit, const std::string& reason) {
 
 void Protocol::revoke(const Digest& anchor, const std::string& reason) {
   revoked_.insert(anchor);
+  suspend(anchor, reason);
+}
+
+void Protocol::suspend(const Digest& anchor, const std::string& reason) {
   std::vector<Trajectory> concerned;
   for (auto& [trajectory, life] : trajectories_) {
     if (std::find(life.anchors.begin(), life.anchors.end(), anchor) == life.anchors.end()) continue;

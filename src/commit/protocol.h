@@ -25,7 +25,7 @@ enum class CommitState : std::uint8_t {
 ///
 ///   sealed → durable      acknowledge, in the order of sealing
 ///   durable → validated   validate, in that order too
-///   sealed, durable → refuted   refute, of this commit or of one before it; revoke of an anchor bound
+///   sealed, durable → refuted   refute, of this commit or of one before it; revoke or suspend of an anchor
 ///
 /// Validated and refuted are final. A transition that is called out of order is a CHECK. A crash is the end
 /// of this object: trajectories that were under way are lost, and with them their effects.
@@ -63,6 +63,9 @@ class Protocol {
   /// of begins, goes on, is validated or leaves. Validated commits stay so; effects not yet taken are
   /// withheld.
   void revoke(const Digest& anchor, const std::string& reason);
+  /// The anchor is not in force now, and may be again: it expired by a clock that may be wrong, or nobody can
+  /// read whether it was revoked. What is open under it ends as revoke ends it; what opens later does not.
+  void suspend(const Digest& anchor, const std::string& reason);
   /// An effect that depends on every commit that the trajectory, which is not closed, has sealed.
   Effect request(Trajectory trajectory);
   /// No further seal or request. The trajectory is forgotten when nothing of it is pending any more: when its
@@ -73,7 +76,7 @@ class Protocol {
   /// Whether another token may be computed: neither stopped nor closed, and fewer than run_ahead commits
   /// unvalidated.
   bool may_run(Trajectory trajectory) const;
-  /// Whether one of its commits was refuted or an anchor of it revoked.
+  /// Whether one of its commits was refuted or an anchor of it revoked or suspended.
   bool stopped(Trajectory trajectory) const;
   /// Why it was stopped, the first reason of several; empty if it was not.
   const std::string& reason(Trajectory trajectory) const;
@@ -99,7 +102,7 @@ class Protocol {
     std::int32_t durable = 0;
     std::int32_t validated = 0;
     std::optional<std::int32_t> refuted;  ///< set where the trajectory is stopped
-    bool revoked = false;                 ///< an anchor was
+    bool revoked = false;                 ///< an anchor was, or suspended
     bool closed = false;
     std::int32_t effects = 0;  ///< requested and not yet taken
     std::string reason;

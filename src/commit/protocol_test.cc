@@ -157,6 +157,35 @@ TEST(Protocol, ATrajectoryIsStoppedByARevocationWithNothingToRefute) {
   EXPECT_EQ(protocol.take(protocol.request(1)), Release::kWithheld);
 }
 
+TEST(Protocol, ASuspendedAnchorEndsAllUnderItAndNothingThatOpensLater) {
+  Protocol protocol(3);
+  ASSERT_TRUE(protocol.open(1, {kMemory, kPolicy}));
+  ASSERT_TRUE(protocol.open(2, {kMemory}));
+  for (const Protocol::Trajectory t : {1, 2}) {
+    validated(protocol, t);
+    durable(protocol, t);
+  }
+  const auto effect = protocol.request(1);
+  protocol.suspend(kPolicy, "expired");
+  EXPECT_TRUE(protocol.stopped(1));
+  EXPECT_EQ(protocol.reason(1), "expired");
+  EXPECT_EQ(protocol.state({1, 0}), CommitState::kValidated);
+  EXPECT_EQ(protocol.state({1, 1}), CommitState::kRefuted);
+  protocol.validate({1, 1});
+  EXPECT_EQ(protocol.validated(1), 1);
+  EXPECT_EQ(protocol.take(effect), Release::kWithheld);
+  EXPECT_FALSE(protocol.stopped(2));
+  EXPECT_FALSE(protocol.revoked(kPolicy));
+  ASSERT_TRUE(protocol.open(3, {kPolicy}));
+  EXPECT_TRUE(protocol.may_run(3));
+  // Again, and then for good.
+  protocol.suspend(kPolicy, "the ledger cannot be read");
+  EXPECT_EQ(protocol.reason(1), "expired");
+  EXPECT_EQ(protocol.reason(3), "the ledger cannot be read");
+  protocol.revoke(kPolicy, "poisoned");
+  EXPECT_FALSE(protocol.open(4, {kPolicy}));
+}
+
 TEST(Protocol, AnEffectLeavesWhenAllThatWasSealedAtItsRequestIsValidated) {
   Protocol protocol(4);
   ASSERT_TRUE(protocol.open(1, {kPolicy}));

@@ -11,7 +11,8 @@
 namespace fieldprint::engine {
 
 /// Appends the record, durably, and applies it; the index of its leaf. A record that would change nothing is
-/// refused with the reason, and does not enter the ledger.
+/// refused with the reason, and does not enter the ledger; nor does one whose time is more than
+/// bounds::kMaxRecordLeadSeconds ahead of this machine's clock, and after the latest in the ledger.
 Result<std::uint64_t> enter(Authority& authority, store::SignedLog& log, const anchor::Bytes& record);
 
 /// Where a ledger has no policy yet, has the log's key propose, verify and promote the anchor, as far as that

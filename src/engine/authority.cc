@@ -48,6 +48,12 @@ Status Authority::in_force(const Digest& id, std::int64_t now) const {
   return failure_ ? Status(*failure_) : registry_.in_force(id, now);
 }
 
+bool Authority::revoked(const Digest& id) const {
+  const std::lock_guard lock(mutex_);
+  const anchor::Entry* entry = registry_.find(id);
+  return entry != nullptr && entry->state == anchor::AnchorState::kRevoked;
+}
+
 bool Authority::poll() {
   const std::lock_guard lock(mutex_);
   auto revision = ledger_.revision();

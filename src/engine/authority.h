@@ -24,6 +24,8 @@ class Authority {
   Status admit(const Digest& id, const anchor::Use& use) const;
   /// Whether one that was admitted may go on, and why not.
   Status in_force(const Digest& id, std::int64_t now) const;
+  /// Whether a revocation of it was read; nothing takes that back.
+  bool revoked(const Digest& id) const;
 
   /// Takes what the ledger gained, by whomever; cheap when that is nothing. True if any anchor left force by
   /// it, or if the ledger could not be read. What expires meanwhile in_force alone tells.

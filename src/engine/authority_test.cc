@@ -7,6 +7,8 @@
 #include <thread>
 
 #include "anchor/anchor_testing.h"
+#include "base/bounds.h"
+#include "base/utc_time.h"
 #include "engine/anchor_office.h"
 #include "store/data_folder.h"
 #include "store/stores_testing.h"
@@ -115,6 +117,63 @@ TEST_P(EveryAuthority, WhatWouldBeRefusedDoesNotEnterTheLedger) {
   auto refused = enter(*authority, *log, record(*authority, Role::kVerify, anchor_of("x")));
   EXPECT_EQ(refused.error().kind, ErrorKind::kCaller);
   EXPECT_EQ(*log->store().size(), 0u);
+}
+
+TEST_P(EveryAuthority, OfTwoWhoEnterTheSameAtOnceOneIsRefusedHoweverManyWereBefore) {
+  auto ours = open_log();
+  auto theirs = open_log();
+  auto authority = follow(*ours);
+  const anchor::Bytes unknown = record(*authority, Role::kVerify, anchor_of("never proposed"));
+  const auto many = static_cast<std::size_t>(bounds::kMaxRefusedRecords) + 1;
+  ASSERT_TRUE(ours->append(std::vector<store::Bytes>(many, unknown)).ok());
+  (void)authority->poll();
+  auto other = follow(*theirs);
+  for (int round = 0; round < 8; ++round) {
+    const anchor::Bytes leaf = record(*authority, Role::kPropose, anchor_of(std::to_string(round)));
+    bool entered = false;
+    std::thread thread([&] { entered = enter(*other, *theirs, leaf).ok(); });
+    const bool mine = enter(*authority, *ours, leaf).ok();
+    thread.join();
+    EXPECT_NE(mine, entered) << round;
+  }
+}
+
+TEST_P(EveryAuthority, ARecordOfTheFutureDoesNotEnterTheLedger) {
+  auto log = open_log();
+  auto authority = follow(*log);
+  const auto proposal = [&](std::int64_t time) {
+    const Anchor anchor = anchor_of("at " + std::to_string(time));
+    anchor::ActionRecord record = authority->registry().draft(Role::kPropose, anchor.id(), time);
+    record.canonical = anchor.canonical_bytes();
+    sign(record, log_key());
+    return encode(record);
+  };
+  const std::int64_t ahead = utc_now() + bounds::kMaxRecordLeadSeconds;
+  auto refused = enter(*authority, *log, proposal(ahead + 60));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().kind, ErrorKind::kCaller);
+  EXPECT_NE(refused.error().message.find(format_utc(ahead + 60)), std::string::npos);
+  EXPECT_NE(refused.error().message.find("the clock of this machine says"), std::string::npos);
+  EXPECT_FALSE(adopt(*authority, *log, anchor_of("x"), {.time = ahead + 60}).ok());
+  anchor::testing::Office office;
+  office.now = ahead + 60;
+  EXPECT_FALSE(
+      enter(*authority, *log, encode(office.next(anchor::testing::shared_policy(), {"ada", "alf"}))).ok());
+  EXPECT_EQ(*log->store().size(), 0u);
+  EXPECT_TRUE(enter(*authority, *log, proposal(ahead - 60)).ok());
+  // Where the ledger's time is ahead already, it can be gone on with: a revocation must be possible.
+  ASSERT_TRUE(log->append(std::vector<store::Bytes>{
+                              encode(office.next(anchor::testing::shared_policy(), {"ada", "alf"}))})
+                  .ok());
+  (void)authority->poll();
+  ASSERT_TRUE(authority->registry().policy());
+  anchor::Policy next = anchor::testing::shared_policy();
+  next.number = 2;
+  next.parent = authority->registry().policy_digest();
+  next.time = authority->registry().latest_time();
+  anchor::PolicyRecord record{std::move(next), {}};
+  for (const char* admin : {"ada", "alf"}) sign(record, key_of(admin));
+  EXPECT_TRUE(enter(*authority, *log, encode(record)).ok());
 }
 
 TEST_P(EveryAuthority, ManyThreadsAskWhileOneFollows) {

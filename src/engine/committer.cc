@@ -191,14 +191,13 @@ void Committer::refute_commit(Commit commit, const std::string& reason) {
     if (protocol_.state(commit) == commit::CommitState::kRefuted) return;
     protocol_.refute(commit, reason);
   }
-  stop(commit, life, refuted(reason));
+  stop({commit, sealed}, life, refuted(reason));
 }
 
 /// Nothing of the trajectory goes on from this commit.
-void Committer::stop(Commit first, Life& life, Error error) {
-  const std::int32_t sealed =
-      protocol_.known(first.trajectory) ? protocol_.sealed(first.trajectory) : first.number;
-  if (first.number < sealed) {
+void Committer::stop(const Cut& cut, Life& life, Error error) {
+  const Commit first = cut.first;
+  if (first.number < cut.sealed) {
     refusals_.push_back({first, life.chain, error.message});
     wake_.notify_one();
   }
@@ -210,33 +209,46 @@ void Committer::stop(Commit first, Life& life, Error error) {
   changed_.notify_all();
 }
 
-/// Revokes what is not in force any more.
+/// Ends what is bound to an anchor that is not in force now. Only a revocation is remembered: a clock may be
+/// wrong and a ledger unreadable for a moment.
 void Committer::heed_anchors() {
   for (const auto& [anchor, bindings] : bound_) {
     if (protocol_.revoked(anchor)) continue;
     const Status status = anchors_.in_force(anchor, now());
     if (status) continue;
-    std::vector<Commit> concerned;
-    for (const auto& [id, life] : lives_) {
-      if (!protocol_.known(id) || std::ranges::find(life.anchors, anchor) == life.anchors.end()) continue;
-      concerned.push_back({id, protocol_.validated(id)});
+    std::vector<Cut> concerned;
+    for (auto& [id, life] : lives_) {
+      const bool bound = std::ranges::find(life.anchors, anchor) != life.anchors.end();
+      if (life.unbound || !bound || !protocol_.known(id)) continue;
+      life.unbound = true;
+      concerned.push_back({{id, protocol_.validated(id)}, protocol_.sealed(id)});
     }
-    protocol_.revoke(anchor, status.error().message);
-    for (const Commit& first : concerned) {
-      Life& life = lives_.at(first.trajectory);
+    if (anchors_.revoked(anchor)) {
+      protocol_.revoke(anchor, status.error().message);
+    } else {
+      protocol_.suspend(anchor, status.error().message);
+    }
+    for (const Cut& cut : concerned) {
+      Life& life = lives_.at(cut.first.trajectory);
       life.waiting.clear();
-      stop(first, life, refuted(status.error().message));
-      advance(first.trajectory, life);
+      stop(cut, life, refuted(status.error().message));
+      advance(cut.first.trajectory, life);
     }
   }
 }
 
 EffectId Committer::request(core::SequenceId id, std::int32_t commits) {
-  const std::lock_guard lock(mutex_);
-  Life& life = lives_.at(id);
-  life.gates.push_back({++effects_, commits});
-  advance(id, life);
-  return effects_;
+  EffectId effect = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    Life& life = lives_.at(id);
+    effect = ++effects_;
+    life.gates.push_back({effect, commits});
+    advance(id, life);
+  }
+  // It may make verdicts urgent that were due.
+  wake_.notify_one();
+  return effect;
 }
 
 News Committer::news() {

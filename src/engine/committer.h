@@ -34,6 +34,8 @@ class AnchorsInForce {
   virtual Result<commit::AnchorRecord> admit(const Digest& id, const anchor::Use& use) const = 0;
   /// Whether one that was admitted may go on at this time, in seconds since 1970.
   virtual Status in_force(const Digest& id, std::int64_t time) const = 0;
+  /// Whether one that is not in force is so for good.
+  virtual bool revoked(const Digest& id) const = 0;
 };
 
 /// Enters the commits of all trajectories in a ledger, behind the engine's back, and their verdicts when they
@@ -95,6 +97,7 @@ class Committer final : public Commits {
     bool closed = false;  ///< so the protocol was told, when nothing waited any more
     CommitNews news;      ///< as a whole; `receipt` and `stopped` until they are told
     bool stopped = false;
+    bool unbound = false;  ///< an anchor of it left force
   };
   /// A sealed commit on its way to the ledger.
   struct Queued {
@@ -108,8 +111,14 @@ class Committer final : public Commits {
     std::shared_ptr<Chain> chain;
     std::string reason;
   };
+  /// Where a trajectory ends. `sealed` is read before the protocol is told, which may forget it then.
+  struct Cut {
+    Commit first;
+    std::int32_t sealed = 0;
+  };
   /// What one append takes up.
   struct Batch {
+    std::uint64_t head = 0;  ///< leaves of the ledger whose revocations were heeded before it
     std::vector<Queued> records;
     std::vector<Verdict> verdicts;
     std::vector<Refusal> refusals;
@@ -128,7 +137,7 @@ class Committer final : public Commits {
   // mutex_ is held.
   void advance(core::SequenceId id, Life& life);
   void refute_commit(Commit commit, const std::string& reason);
-  void stop(Commit first, Life& life, Error error);
+  void stop(const Cut& cut, Life& life, Error error);
   void heed_anchors();
   void take_effects(News& news);
   void forget_if_over(core::SequenceId id);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
+#include "base/bounds.h"
 #include "engine/committer_testing.h"
 #include "ledger/merkle.h"
 
@@ -135,6 +138,81 @@ TEST(Committer, AnAnchorRevokedWhileServingEndsItsSequencesInThatStepAndNoOther)
   EXPECT_TRUE(std::ranges::any_of(verdicts, [](const auto& verdict) { return !verdict.good; }));
 }
 
+TEST(Committer, ALedgerThatCannotBeReadForAMomentEndsWhatIsBoundAndNothingLater) {
+  Recorded it;
+  it.commits.holding = true;
+  const SequenceId bound = it.served.submit(anchored_endless(70, 20, 300, 1));
+  const SequenceId other = it.served.submit(endless(20, 100, 2));
+  it.generate(bound, 20);
+  std::vector<EffectOutcome> outcomes;
+  ASSERT_TRUE(it.served->request_effect(bound, [&](const EffectOutcome& o) { outcomes.push_back(o); }).ok());
+  it.anchors.make_unreadable(true);
+  for (int i = 0; i < 5; ++i) it.served->step();
+  ASSERT_TRUE(it.served.errors.contains(bound));
+  EXPECT_NE(it.served.errors.at(bound).message.find("cannot be read"), std::string::npos);
+  ASSERT_EQ(outcomes.size(), 1U);
+  EXPECT_FALSE(outcomes[0].released);
+  EXPECT_FALSE(it.served->submit(anchored_endless(70, 20, 100, 3)).ok());
+  it.anchors.make_unreadable(false);
+  it.commits.let_go();
+  const SequenceId later = it.served.submit(anchored_endless(70, 20, 100, 3));
+  it.served.finish();
+  for (const SequenceId id : {other, later}) EXPECT_TRUE(it.served.validated.contains(id));
+  EXPECT_FALSE(it.served.validated.contains(bound));
+  it.committer.reset();
+  const auto verdicts = verdicts_of(*it.log);
+  EXPECT_EQ(std::ranges::count_if(verdicts, [](const auto& verdict) { return !verdict.good; }), 1)
+      << "however often it was looked at";
+}
+
+// An answer whose client is gone: every commit is durable and none has a verdict.
+SequenceId close_unvalidated(Recorded& it, Request asked) {
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(std::move(asked));
+  while (!it.served.receipts.contains(id)) EXPECT_TRUE(it.served->step());
+  it.served->cancel(id);
+  it.served->step();
+  return id;
+}
+
+void expect_all_bad(Recorded& it, std::string_view reason) {
+  it.committer.reset();
+  const auto verdicts = verdicts_of(*it.log);
+  ASSERT_EQ(verdicts.size(), 1U);
+  EXPECT_FALSE(verdicts[0].good);
+  EXPECT_NE(verdicts[0].reason.find(reason), std::string::npos) << verdicts[0].reason;
+  std::vector<Digest> commits = hashes_of(*it.log, "open");
+  for (const char* kind : {"segment", "answer"}) {
+    const std::vector<Digest> hashes = hashes_of(*it.log, kind);
+    commits.insert(commits.end(), hashes.begin(), hashes.end());
+  }
+  EXPECT_EQ(verdicts[0].commits, commits);
+}
+
+TEST(Committer, AClosedAnswerThatIsRefutedGetsItsBadVerdict) {
+  Recorded it;
+  const SequenceId id = close_unvalidated(it, endless(10, 100));
+  it.committer->refute(id, 0, "a page differs");
+  expect_all_bad(it, "a page differs");
+}
+
+TEST(Committer, AReasonThatIsTooLongOrNoUtf8IsRecordedAsFarAsItCanBe) {
+  Recorded it;
+  const SequenceId id = close_unvalidated(it, endless(10, 100));
+  const auto most = static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes);
+  const std::string before(most - 4, 'x');
+  it.committer->refute(id, 0, before + "\xff\u00e9\u00e9");
+  expect_all_bad(it, before + "\ufffd");
+}
+
+TEST(Committer, AClosedAnswerWhoseAnchorIsRevokedGetsItsBadVerdict) {
+  Recorded it;
+  close_unvalidated(it, anchored_endless(70, 10, 100, 1));
+  it.anchors.revoke(sha256("an anchor"));
+  (void)it.committer->news();
+  expect_all_bad(it, "revoked");
+}
+
 TEST(Committer, HeldTextIsGivenOutWhenItIsValidatedAndNotBefore) {
   Recorded it;
   it.commits.holding = true;
@@ -185,6 +263,24 @@ TEST(Committer, AnEffectLeavesWhenAllThatItDependsOnIsValidated) {
   ASSERT_EQ(outcomes.size(), 1U);
   EXPECT_TRUE(outcomes[0].released);
   EXPECT_GE(validated, 2) << "the block that its tokens lie in must be validated";
+}
+
+TEST(Committer, AnEffectDoesNotWaitForVerdictsThatAreDue) {
+  Recorded it({.kv_blocks = 60}, {.reexecute_share = 0, .verdict_delay = std::chrono::hours(1)});
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(endless(10, 300));
+  it.generate(id, 20);
+  it.committer->pages_checked(id, 1, 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the committer sleeps again
+  ASSERT_TRUE(verdicts_of(*it.log).empty());
+  const EffectId effect = it.committer->request(id, 1);
+  std::vector<EffectNews> effects;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (effects.empty() && std::chrono::steady_clock::now() < deadline)
+    effects = it.committer->news().effects;
+  ASSERT_EQ(effects.size(), 1U);
+  EXPECT_EQ(effects[0].effect, effect);
+  EXPECT_TRUE(effects[0].outcome.released);
 }
 
 TEST(Committer, AnEffectAskedForAtTheEndDependsOnTheWholeAnswer) {

@@ -16,7 +16,7 @@
 /// An engine with a ledger in memory and anchors that a test revokes.
 namespace fieldprint::engine::testing {
 
-/// Every anchor is in force until it is revoked.
+/// Every anchor is in force until it is revoked, save while a test has it that none is.
 class FakeAnchors final : public AnchorsInForce {
  public:
   void poll() override {}
@@ -29,7 +29,16 @@ class FakeAnchors final : public AnchorsInForce {
   Status in_force(const Digest& id, std::int64_t) const override {
     const std::lock_guard lock(mutex_);
     if (revoked_.contains(id)) return refuted("the anchor was revoked");
+    if (unreadable_) return environment_error("the ledger cannot be read");
     return {};
+  }
+  bool revoked(const Digest& id) const override {
+    const std::lock_guard lock(mutex_);
+    return revoked_.contains(id);
+  }
+  void make_unreadable(bool unreadable) {
+    const std::lock_guard lock(mutex_);
+    unreadable_ = unreadable;
   }
   void revoke(const Digest& id) {
     const std::lock_guard lock(mutex_);
@@ -39,6 +48,7 @@ class FakeAnchors final : public AnchorsInForce {
  private:
   mutable std::mutex mutex_;
   std::set<Digest> revoked_;
+  bool unreadable_ = false;
 };
 
 /// Hands everything on to a committer, except that it can keep back that pages were checked, so that nothing

@@ -3,6 +3,7 @@
 
 #include "base/bounds.h"
 #include "base/fault_point.h"
+#include "base/utf8.h"
 #include "commit/envelope.h"
 #include "commit/segment.h"
 #include "engine/committer.h"
@@ -25,8 +26,11 @@ void Committer::run() {
     lock.unlock();
     anchors_.poll();
     lock.lock();
+    // Before: what another thread takes in from here on may be heeded too late for this batch.
+    const std::uint64_t head = anchors_.size();
     heed_anchors();
     Batch batch = take_batch();
+    batch.head = head;
     lock.unlock();
     encode(batch);
     const Status appended = append(batch);
@@ -91,9 +95,8 @@ void Committer::encode(Batch& batch) {
 }
 
 void Committer::encode_verdicts(Batch& batch) {
-  const std::uint64_t head = anchors_.size();
   const auto add = [&](commit::VerdictRecord record) {
-    record.head = head;
+    record.head = batch.head;
     const std::vector<Digest> all = std::exchange(record.commits, {});
     const auto most = static_cast<std::size_t>(bounds::kMaxVerdictCommits);
     for (std::size_t i = 0; i < all.size(); i += most) {
@@ -117,7 +120,10 @@ void Committer::encode_verdicts(Batch& batch) {
   for (auto& [backend, record] : good) add(std::move(record));
   for (const Refusal& refusal : batch.refusals) {
     const std::vector<Digest>& leaves = refusal.chain->leaves();
-    std::string reason = refusal.reason.substr(0, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
+    // It may be the text of a database or of the system.
+    std::string reason =
+        utf8_prefix(refusal.reason, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
+    if (reason.empty()) reason = "for no reason given";
     commit::VerdictRecord record;
     record.commits.assign(leaves.begin() + refusal.first.number, leaves.end());
     record.reason = std::move(reason);
@@ -194,12 +200,12 @@ void Committer::fail(const Error& error) {
   for (auto& [id, life] : lives_) {
     life.waiting.clear();
     if (protocol_.known(id)) {
-      const Commit first{id, protocol_.validated(id)};
-      const bool pending = first.number < protocol_.sealed(id);
-      if (pending && protocol_.state(first) != commit::CommitState::kRefuted) {
-        protocol_.refute(first, error.message);
+      const Cut cut{{id, protocol_.validated(id)}, protocol_.sealed(id)};
+      const bool pending = cut.first.number < cut.sealed;
+      if (pending && protocol_.state(cut.first) != commit::CommitState::kRefuted) {
+        protocol_.refute(cut.first, error.message);
       }
-      stop(first, life, error);
+      stop(cut, life, error);
     }
     advance(id, life);
   }

@@ -19,6 +19,7 @@ class LedgerAnchors final : public AnchorsInForce {
   Status in_force(const Digest& id, std::int64_t time) const override {
     return authority_.in_force(id, time);
   }
+  bool revoked(const Digest& id) const override { return authority_.revoked(id); }
 
  private:
   Authority& authority_;

@@ -1,5 +1,6 @@
 /* The commit protocol as a model for spin: what commit::Protocol decides (the transitions have the same names), what
- * is durable in the ledger, another process that revokes by appending to that ledger, and crashes at any moment.
+ * is durable in the ledger, another process that revokes by appending to that ledger, and crashes at any moment. The
+ * code's suspend is revoke without a memory: it ends what is open as revoke does here, and promises nothing more.
  *
  * check.py runs it in several sizes and says what was explored. -DBUG_... breaks one rule, and spin must notice: a
  * property that cannot fail proves nothing. -DTRACE makes simulations print what protocol_trace_test reads.
