@@ -130,7 +130,8 @@ std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
       const auto kept = trail.mass.find(outputs);
       CHECK(outputs == 0 || kept != trail.mass.end(), "no anchor mass was kept at token {}", outputs);
       sequence.mass_sum = outputs == 0 ? std::vector<double>() : kept->second;
-      trail.mass.erase(trail.mass.lower_bound(outputs), trail.mass.end());
+      // That sum stays: more damage may take the sequence back to the same token before it counts it again.
+      trail.mass.erase(trail.mass.upper_bound(outputs), trail.mass.end());
     }
     if (sequence.seen) {
       sequence.seen.emplace(file_.spec().vocab).add(sequence.known());

@@ -140,6 +140,30 @@ TEST(Pages, DamageUnderAFinishedAnswerIsComputedAgainOrRefuted) {
   }
 }
 
+TEST(Pages, DamageWhileTokensAreComputedAgainStartsThatOverAndTheAnswerIsTheSame) {
+  const Request asked = anchored_endless(70, 40, 200, 3);
+  const core::Answer expected = Served(kQuiet).answer(asked);
+  for (const int steps : {4, 9, 16, 30}) {
+    Recorded it({.kv_blocks = 60, .prefill_chunk = 16, .scrub_share = 0});
+    const SequenceId id = it.served.submit(asked);
+    it.generate(id, 130);
+    it.probe().scrub_all();
+    ASSERT_GE(it.probe().trail(id).checked, 3) << "the test is about several generated blocks";
+    for (int times = 1; times <= 3; ++times) {
+      it.probe().damage(id, 1, kByte);
+      it.probe().scrub_all();
+      ASSERT_EQ(it.served->stats().damaged_blocks, times);
+      ASSERT_TRUE(it.probe().recomputing(id));
+      for (int step = 0; step < steps; ++step) ASSERT_TRUE(it.served->step());
+      ASSERT_TRUE(it.probe().recomputing(id)) << "the test is about what is half done";
+    }
+    it.served.finish();
+    ASSERT_TRUE(it.served.answers.contains(id)) << it.served.errors.at(id).message;
+    expect_same(it.served.answers.at(id), expected);
+    EXPECT_TRUE(it.served.validated.contains(id));
+  }
+}
+
 TEST(Pages, ADamagedBlockThatNobodyHoldsIsDropped) {
   Recorded it(kQuiet);
   const Request asked = endless(200, 70);
