@@ -153,6 +153,31 @@ TEST(Committer, HeldTextIsGivenOutWhenItIsValidatedAndNotBefore) {
   EXPECT_EQ(it.served.streamed[id], expected.text);
 }
 
+TEST(Committer, TheReceiptOfAHeldAnswerIsGivenOutWithItAndOfARefutedOneNotAtAll) {
+  for (const bool hold : {false, true}) {
+    for (const bool good : {false, true}) {
+      Recorded it({.kv_blocks = 60, .scrub_share = 0});
+      it.commits.holding = true;
+      Request asked = endless(10, 150);
+      asked.hold_text = hold;
+      const SequenceId id = it.served.submit(asked);
+      bool finished_after_it = false;
+      it.served.on_finished = [&](SequenceId) { finished_after_it = it.served.receipts.contains(id); };
+      it.generate(id, 150);
+      // The engine has nothing to do, so that it waits a little in each step.
+      for (int i = 0; i < 50; ++i) ASSERT_TRUE(it.served->step());
+      EXPECT_EQ(it.served.receipts.contains(id), !hold);
+      if (!good) it.commits.refute(id, 1, "a test says so");
+      it.commits.let_go();
+      it.served.finish();
+      EXPECT_EQ(it.served.validated.contains(id), good);
+      EXPECT_EQ(it.served.errors.contains(id), !good);
+      EXPECT_EQ(it.served.receipts.contains(id), good || !hold);
+      EXPECT_EQ(finished_after_it, good && hold);
+    }
+  }
+}
+
 TEST(Committer, HeldTextComesBlockByBlock) {
   Recorded it({.kv_blocks = 60}, {.run_ahead = 1});
   Request asked = endless(10, 300);
