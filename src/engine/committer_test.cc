@@ -268,6 +268,28 @@ TEST(Committer, SampledCommitsAreComputedAgainOnAnotherBackend) {
   }
 }
 
+TEST(Committer, SampledCommitsForWhichThereIsNoRoomAreValidatedWithoutAndTheirVerdictsSaySo) {
+  Recorded it({.kv_blocks = 150, .max_batch = 16}, {.reexecute_share = 0.9999});
+  std::vector<SequenceId> ids;
+  for (std::uint64_t seed = 0; seed < 16; ++seed) ids.push_back(it.served.submit(endless(70, 150, seed)));
+  it.served.finish();
+  std::int32_t commits = 0;
+  std::int32_t reexecuted = 0;
+  for (const SequenceId id : ids) {
+    ASSERT_TRUE(it.served.validated.contains(id));
+    commits += it.served.validated.at(id).commits;
+    reexecuted += it.served.validated.at(id).reexecuted;
+  }
+  EXPECT_GT(reexecuted, 0);
+  EXPECT_LT(reexecuted, commits);
+  std::size_t stated = 0;
+  it.committer.reset();
+  for (const commit::VerdictRecord& verdict : verdicts_of(*it.log)) {
+    if (!verdict.reexecuted_on.empty()) stated += verdict.commits.size();
+  }
+  EXPECT_EQ(stated, static_cast<std::size_t>(reexecuted));
+}
+
 TEST(Committer, AnswersBeyondTheRunAheadWaitAndAreValidatedAllTheSame) {
   Recorded it({.kv_blocks = 60}, {.run_ahead = 1});
   const SequenceId id = it.served.submit(endless(10, 5));
