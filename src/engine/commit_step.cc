@@ -108,6 +108,7 @@ void Engine::seal_commits(Sequence& sequence) {
 /// The last commit; what was not sealed before it is so first.
 void Engine::seal_answer(Sequence& sequence) {
   sequence.finished = true;
+  sequence.ended = Clock::now();
   if (!commits_.records()) return complete(sequence);
   seal_commits(sequence);
   commits_.seal_answer(sequence.id, sequence.answer);

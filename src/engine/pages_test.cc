@@ -186,6 +186,24 @@ TEST(Pages, TheScrubberFindsDamageByItself) {
   EXPECT_TRUE(it.served.validated.contains(id) || it.served.errors.contains(id));
 }
 
+TEST(Pages, AFinishedAnswerIsValidatedWhileOthersKeepTheEngineBusy) {
+  Recorded it({.kv_blocks = 4000, .max_batch = 2, .scrub_share = 0});
+  const SequenceId first = it.served.submit(endless(30, 80));
+  std::uint64_t seed = 1;
+  std::size_t submitted = 1;
+  const Clock::time_point start = Clock::now();
+  while (!it.served.validated.contains(first)) {
+    // Two run and one waits, so that the engine is never idle; there is room for all.
+    for (; submitted < it.served.answers.size() + 3; ++submitted) it.served.submit(endless(30, 300, ++seed));
+    ASSERT_TRUE(it.served->step());
+    ASSERT_LT(Clock::now() - start, std::chrono::seconds(5));
+  }
+  EXPECT_LT(it.served.validated.size(), it.served.answers.size()) << "answers are checked at their end";
+  EXPECT_GT(submitted, it.served.answers.size());
+  it.served.finish();
+  EXPECT_EQ(it.served.validated.size(), submitted);
+}
+
 TEST(Pages, AnEngineWithoutCommitsComputesDamagedPagesAgainToo) {
   const Request asked = anchored_endless(70, 40, 150, 3);
   const core::Answer expected = Served(kQuiet).answer(asked);

@@ -77,6 +77,7 @@ struct Sequence {
   Trail trail;
   std::deque<HeldText> held;               ///< by validation
   std::optional<commit::Receipt> receipt;  ///< held in the same way
+  std::optional<Clock::time_point> ended;  ///< when the answer was complete
   bool finished = false;                   ///< the answer is complete; its commits may not be validated
   bool finite = true;                      ///< every activation was, in every step so far
   bool dropped = false;                    ///< failed or cancelled; leaves at the end of the step
