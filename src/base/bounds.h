@@ -78,6 +78,9 @@ inline constexpr std::int64_t kMaxVerdictCommits = 1024;  ///< that one verdict 
 inline constexpr std::int64_t kMaxVerdictReasonBytes = 4096;
 inline constexpr std::int64_t kMaxBackendNameBytes = 64;
 
+// Validation.
+inline constexpr std::int64_t kMaxReexecutions = 4;  ///< sampled commits that wait to be computed again
+
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;
 inline constexpr std::int64_t kMaxTextBytes = 1LL << 28;

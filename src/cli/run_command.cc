@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "backend/select.h"
 #include "base/bounds.h"
@@ -176,6 +177,10 @@ class Run {
   void failed(core::SequenceId id, const Error& error) {
     printer_.failed(id);
     complain(id, error);
+    // Of an answer that does not hold no receipt stays.
+    const std::string receipt = std::exchange(given_.at(id).receipt_path, {});
+    if (receipt.empty()) return;
+    if (Status removed = commit::remove_receipt(receipt); !removed) complain(id, removed.error());
   }
 
   void complain(core::SequenceId id, const Error& error) {

@@ -48,6 +48,17 @@ Result<std::string> write_receipt(const std::string& folder, std::string_view id
   return stem + ".receipt";
 }
 
+Status remove_receipt(const std::string& path) {
+  const std::filesystem::path receipt(path);
+  for (const auto& file : {receipt, std::filesystem::path(receipt).replace_extension(".json")}) {
+    std::error_code failure;
+    std::filesystem::remove(file, failure);
+    if (failure)
+      return environment_error(fmt::format("cannot remove {}: {}", file.string(), failure.message()));
+  }
+  return sync_folder_of(path);
+}
+
 Result<bool> has_receipt(const std::string& folder, std::string_view id) {
   std::error_code failure;
   const bool there = std::filesystem::exists(fmt::format("{}/{}.receipt", folder, id), failure);

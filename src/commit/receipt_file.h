@@ -15,6 +15,9 @@ Status check_receipt_id(std::string_view id);
 /// error.
 Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt);
 
+/// Takes away what write_receipt wrote, by the path that it gave: the answer turned out not to hold.
+Status remove_receipt(const std::string& path);
+
 /// Whether the folder holds a receipt of this id.
 Result<bool> has_receipt(const std::string& folder, std::string_view id);
 

@@ -49,6 +49,16 @@ TEST_F(ReceiptFileTest, NeverReplacesAReceipt) {
   EXPECT_EQ(*read_receipt(folder_ + "/a.receipt"), sample::receipt(1));
 }
 
+TEST_F(ReceiptFileTest, TakesAwayAReceiptWithItsViewAndNothingElse) {
+  auto path = write_receipt(folder_, "v1.2", sample::receipt(1));
+  ASSERT_TRUE(path.ok());
+  ASSERT_TRUE(write_receipt(folder_, "v1", sample::receipt(2)).ok());
+  ASSERT_TRUE(remove_receipt(*path).ok());
+  EXPECT_FALSE(*has_receipt(folder_, "v1.2"));
+  EXPECT_TRUE(*has_receipt(folder_, "v1"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 2);
+}
+
 TEST_F(ReceiptFileTest, RefusesIdsThatAreNoPlainNames) {
   for (const std::string& id : {std::string(), std::string("."), std::string("../x"), std::string("a/b"),
                                 std::string("a b"), std::string("\xc3\xa9"), std::string(129, 'a')}) {

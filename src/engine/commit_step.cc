@@ -33,7 +33,12 @@ void Engine::heed(CommitNews& news) {
     sequence.held.pop_front();
     if (events_.text && !sequence.dropped) events_.text(sequence.id, text.text);
   }
-  if (news.receipt && events_.recorded && !sequence.dropped) events_.recorded(sequence.id, *news.receipt);
+  // A receipt holds the answer's tokens, and so waits where their text does.
+  if (news.receipt && sequence.request.hold_text) {
+    sequence.receipt = std::move(news.receipt);
+  } else if (news.receipt && events_.recorded && !sequence.dropped) {
+    events_.recorded(sequence.id, *news.receipt);
+  }
   if (news.stopped) {
     fail(sequence.id, {news.stopped->kind,
                        fmt::format("{}; the first {} of its {} tokens hold", news.stopped->message,
@@ -48,6 +53,8 @@ void Engine::complete(Sequence& sequence) {
   if (sequence.dropped) return;
   const core::SequenceId id = sequence.id;
   ended_.push_back(id);
+  if (sequence.receipt && events_.recorded) events_.recorded(id, *sequence.receipt);
+  if (sequence.dropped) return;
   if (sequence.request.hold_text && events_.finished) events_.finished(id, sequence.answer);
   if (!commits_.records() || sequence.dropped || !events_.validated) return;
   const Trail& trail = sequence.trail;
@@ -101,6 +108,7 @@ void Engine::seal_commits(Sequence& sequence) {
 /// The last commit; what was not sealed before it is so first.
 void Engine::seal_answer(Sequence& sequence) {
   sequence.finished = true;
+  sequence.ended = Clock::now();
   if (!commits_.records()) return complete(sequence);
   seal_commits(sequence);
   commits_.seal_answer(sequence.id, sequence.answer);

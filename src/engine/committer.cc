@@ -40,7 +40,9 @@ Result<std::unique_ptr<Committer>> Committer::create(store::SignedLog& log, Anch
     if (!other) return other.error();
     committer->other_backend_ = (*other)->name();
     committer->reexecutor_ = std::make_unique<Reexecutor>(
-        file, std::move(*other), [it = committer.get()](Commit commit, const Status& outcome) {
+        file, std::move(*other),
+        [it = committer.get()](Commit commit) { return it->wants_reexecution(commit); },
+        [it = committer.get()](Commit commit, const Status& outcome) {
           it->note_reexecuted(commit, outcome);
         });
   }

@@ -48,9 +48,11 @@ class AnchorsInForce {
 class Committer final : public Commits {
  public:
   struct Options {
-    std::int32_t run_ahead = 16;         ///< commits of a trajectory that may await validation, ≥ 1
-    double reexecute_share = 1.0 / 512;  ///< of the commits are computed again on another backend
-    std::optional<Digest> salt{};        ///< decides which; by default nobody knows it
+    std::int32_t run_ahead = 16;  ///< commits of a trajectory that may await validation, ≥ 1
+    /// Of the commits are computed again on another backend. Below 1, sampled ones that find too many waiting
+    /// (bounds::kMaxReexecutions) are not; their verdicts say so.
+    double reexecute_share = 1.0 / 512;
+    std::optional<Digest> salt{};                  ///< decides which; by default nobody knows it
     std::chrono::milliseconds verdict_delay{250};  ///< the longest that a verdict waits for records
   };
 
@@ -122,9 +124,9 @@ class Committer final : public Commits {
     std::vector<Queued> records;
     std::vector<Verdict> verdicts;
     std::vector<Refusal> refusals;
-    std::vector<store::Bytes> leaves = {};  ///< of records, then of the verdicts' records
-    std::vector<Digest> heads = {};         ///< leaf hashes of records
-    std::vector<History> histories = {};    ///< of those records that are sampled, in their order
+    std::vector<store::Bytes> leaves = {};               ///< of records, then of the verdicts' records
+    std::vector<Digest> heads = {};                      ///< leaf hashes of records
+    std::vector<std::optional<History>> histories = {};  ///< of records; set where it is to be computed again
     std::vector<std::optional<commit::Receipt>> receipts = {};  ///< of records
   };
 
@@ -132,6 +134,7 @@ class Committer final : public Commits {
             const Options& options);
 
   void seal(core::SequenceId id, Sealed sealed);
+  bool wants_reexecution(Commit commit) const;
   void note_reexecuted(Commit commit, const Status& outcome);
 
   // mutex_ is held.
@@ -151,6 +154,7 @@ class Committer final : public Commits {
   // The thread's, without it.
   void run();
   void encode(Batch& batch);
+  bool has_room_to_reexecute(const Batch& batch) const;
   void encode_verdicts(Batch& batch);
   Status append(Batch& batch);
 

@@ -231,6 +231,31 @@ TEST(Committer, HeldTextIsGivenOutWhenItIsValidatedAndNotBefore) {
   EXPECT_EQ(it.served.streamed[id], expected.text);
 }
 
+TEST(Committer, TheReceiptOfAHeldAnswerIsGivenOutWithItAndOfARefutedOneNotAtAll) {
+  for (const bool hold : {false, true}) {
+    for (const bool good : {false, true}) {
+      Recorded it({.kv_blocks = 60, .scrub_share = 0});
+      it.commits.holding = true;
+      Request asked = endless(10, 150);
+      asked.hold_text = hold;
+      const SequenceId id = it.served.submit(asked);
+      bool finished_after_it = false;
+      it.served.on_finished = [&](SequenceId) { finished_after_it = it.served.receipts.contains(id); };
+      it.generate(id, 150);
+      // The engine has nothing to do, so that it waits a little in each step.
+      for (int i = 0; i < 50; ++i) ASSERT_TRUE(it.served->step());
+      EXPECT_EQ(it.served.receipts.contains(id), !hold);
+      if (!good) it.commits.refute(id, 1, "a test says so");
+      it.commits.let_go();
+      it.served.finish();
+      EXPECT_EQ(it.served.validated.contains(id), good);
+      EXPECT_EQ(it.served.errors.contains(id), !good);
+      EXPECT_EQ(it.served.receipts.contains(id), good || !hold);
+      EXPECT_EQ(finished_after_it, good && hold);
+    }
+  }
+}
+
 TEST(Committer, HeldTextComesBlockByBlock) {
   Recorded it({.kv_blocks = 60}, {.run_ahead = 1});
   Request asked = endless(10, 300);
@@ -337,6 +362,28 @@ TEST(Committer, SampledCommitsAreComputedAgainOnAnotherBackend) {
     EXPECT_EQ(verdict.reexecuted_on, other_backend(mine));
     EXPECT_TRUE(mine == "scalar" || verdict.reexecuted_on != mine);
   }
+}
+
+TEST(Committer, SampledCommitsForWhichThereIsNoRoomAreValidatedWithoutAndTheirVerdictsSaySo) {
+  Recorded it({.kv_blocks = 150, .max_batch = 16}, {.reexecute_share = 0.9999});
+  std::vector<SequenceId> ids;
+  for (std::uint64_t seed = 0; seed < 16; ++seed) ids.push_back(it.served.submit(endless(70, 150, seed)));
+  it.served.finish();
+  std::int32_t commits = 0;
+  std::int32_t reexecuted = 0;
+  for (const SequenceId id : ids) {
+    ASSERT_TRUE(it.served.validated.contains(id));
+    commits += it.served.validated.at(id).commits;
+    reexecuted += it.served.validated.at(id).reexecuted;
+  }
+  EXPECT_GT(reexecuted, 0);
+  EXPECT_LT(reexecuted, commits);
+  std::size_t stated = 0;
+  it.committer.reset();
+  for (const commit::VerdictRecord& verdict : verdicts_of(*it.log)) {
+    if (!verdict.reexecuted_on.empty()) stated += verdict.commits.size();
+  }
+  EXPECT_EQ(stated, static_cast<std::size_t>(reexecuted));
 }
 
 TEST(Committer, AnswersBeyondTheRunAheadWaitAndAreValidatedAllTheSame) {

@@ -88,10 +88,19 @@ void Committer::encode(Batch& batch) {
     CHECK(leaf.ok(), "a commit cannot be recorded: {}", leaf.error().message);
     const Digest& hash = record.chain->leaves().back();
     batch.heads.push_back(hash);
-    if (validator_.samples(hash)) batch.histories.push_back(record.chain->history());
+    std::optional<History>& history = batch.histories.emplace_back();
+    if (validator_.samples(hash) && has_room_to_reexecute(batch)) history = record.chain->history();
     batch.leaves.push_back(std::move(*leaf));
   }
   encode_verdicts(batch);
+}
+
+/// Only this thread adds to what waits, so there is room yet when the batch is appended.
+bool Committer::has_room_to_reexecute(const Batch& batch) const {
+  if (options_.reexecute_share >= 1) return true;
+  const auto taken =
+      std::ranges::count_if(batch.histories, [](const auto& each) { return each.has_value(); });
+  return reexecutor_->outstanding() + taken < bounds::kMaxReexecutions;
 }
 
 void Committer::encode_verdicts(Batch& batch) {
@@ -158,11 +167,10 @@ Status Committer::append(Batch& batch) {
 
 void Committer::note_appended(Batch& batch) {
   heed_anchors();
-  std::size_t history = 0;
   for (std::size_t i = 0; i < batch.records.size(); ++i) {
     const Commit commit = batch.records[i].commit;
     const Digest& leaf = batch.heads[i];
-    const bool sampled = validator_.samples(leaf);
+    std::optional<History>& history = batch.histories[i];
     protocol_.acknowledge(commit);
     const auto found = lives_.find(commit.trajectory);
     if (found != lives_.end()) {
@@ -172,9 +180,8 @@ void Committer::note_appended(Batch& batch) {
     }
     const bool pending =
         protocol_.known(commit.trajectory) && protocol_.state(commit) == commit::CommitState::kDurable;
-    if (pending) validator_.durable(commit, leaf);
-    if (pending && sampled) reexecutor_->add(commit, std::move(batch.histories[history]));
-    history += sampled ? 1 : 0;
+    if (pending) validator_.durable(commit, leaf, history.has_value());
+    if (pending && history) reexecutor_->add(commit, std::move(*history));
   }
   std::set<std::pair<core::SequenceId, std::string>> counted;
   for (const Verdict& verdict : batch.verdicts) {
@@ -210,6 +217,15 @@ void Committer::fail(const Error& error) {
     advance(id, life);
   }
   refusals_.clear();
+}
+
+/// Whether a verdict about the commit is due some day, and somebody waits for it.
+bool Committer::wants_reexecution(Commit commit) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = lives_.find(commit.trajectory);
+  if (found == lives_.end() || !protocol_.known(commit.trajectory)) return false;
+  if (found->second.ended && found->second.gates.empty()) return false;
+  return protocol_.state(commit) == commit::CommitState::kDurable;
 }
 
 void Committer::note_reexecuted(Commit commit, const Status& outcome) {

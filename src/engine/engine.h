@@ -43,8 +43,8 @@ struct Validation {
 
 /// What the caller hears of its requests, from within step(). An answer that is recorded is finished,
 /// recorded and validated, in this order where its text is not held; until it is validated it is provisional,
-/// and may still fail. Where its text is held, `text` and `finished` come when their tokens are validated,
-/// `finished` directly before `validated`.
+/// and may still fail. Where its text is held, nothing that tells its tokens comes before they are validated:
+/// `text` when they are, and `recorded` and `finished`, in this order, directly before `validated`.
 struct Events {
   /// A token was generated.
   std::function<void(core::SequenceId)> token{};
@@ -53,7 +53,7 @@ struct Events {
   std::function<void(core::SequenceId, core::Answer)> finished{};
   /// No more comes of it. Of a recorded one the error says how many of its tokens hold.
   std::function<void(core::SequenceId, Error)> failed{};
-  /// The answer's record is durable.
+  /// The answer's record is durable; of a held one also validated.
   std::function<void(core::SequenceId, const commit::Receipt&)> recorded{};
   /// All commits of a recorded answer are validated.
   std::function<void(core::SequenceId, const Validation&)> validated{};

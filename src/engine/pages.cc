@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <deque>
 
 #include "engine/engine.h"
@@ -7,6 +8,10 @@
 /// is computed again. The rule is in engine.h.
 namespace fieldprint::engine {
 namespace {
+
+/// A finished answer whose pages nobody waits for has them checked after this at the latest, about as long as
+/// its verdict may wait then.
+constexpr std::chrono::milliseconds kMostUnchecked{250};
 
 bool is_answer(const Sequence& sequence, std::int32_t commit) {
   return sequence.finished && commit == sequence.trail.sealed - 1;
@@ -21,15 +26,20 @@ std::int64_t blocks_of(const Sequence& sequence, std::int32_t commit) {
 }  // namespace
 
 /// Pages of those that somebody waits for: a held text, an effect, or the sequence itself, which has run as
-/// far ahead as it may.
+/// far ahead as it may. And of one answer, so that a step stays short: that which was finished first, when
+/// that is long ago.
 void Engine::check_awaited_pages() {
   std::vector<core::SequenceId> awaited;
+  const Sequence* oldest = nullptr;
   for (const auto& [id, sequence] : sequences_) {
     if (sequence->trail.marks.empty() || sequence->dropped) continue;
     if (sequence->request.hold_text || sequence->trail.effects > 0 || !commits_.may_run(id)) {
       awaited.push_back(id);
+    } else if (sequence->finished && !sequence->active()) {
+      if (oldest == nullptr || *sequence->ended < *oldest->ended) oldest = sequence.get();
     }
   }
+  if (oldest != nullptr && Clock::now() - *oldest->ended >= kMostUnchecked) awaited.push_back(oldest->id);
   for (const core::SequenceId id : awaited) check_pages(*sequences_.at(id));
 }
 
@@ -130,7 +140,8 @@ std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
       const auto kept = trail.mass.find(outputs);
       CHECK(outputs == 0 || kept != trail.mass.end(), "no anchor mass was kept at token {}", outputs);
       sequence.mass_sum = outputs == 0 ? std::vector<double>() : kept->second;
-      trail.mass.erase(trail.mass.lower_bound(outputs), trail.mass.end());
+      // That sum stays: more damage may take the sequence back to the same token before it counts it again.
+      trail.mass.erase(trail.mass.upper_bound(outputs), trail.mass.end());
     }
     if (sequence.seen) {
       sequence.seen.emplace(file_.spec().vocab).add(sequence.known());

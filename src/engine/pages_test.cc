@@ -140,6 +140,30 @@ TEST(Pages, DamageUnderAFinishedAnswerIsComputedAgainOrRefuted) {
   }
 }
 
+TEST(Pages, DamageWhileTokensAreComputedAgainStartsThatOverAndTheAnswerIsTheSame) {
+  const Request asked = anchored_endless(70, 40, 200, 3);
+  const core::Answer expected = Served(kQuiet).answer(asked);
+  for (const int steps : {4, 9, 16, 30}) {
+    Recorded it({.kv_blocks = 60, .prefill_chunk = 16, .scrub_share = 0});
+    const SequenceId id = it.served.submit(asked);
+    it.generate(id, 130);
+    it.probe().scrub_all();
+    ASSERT_GE(it.probe().trail(id).checked, 3) << "the test is about several generated blocks";
+    for (int times = 1; times <= 3; ++times) {
+      it.probe().damage(id, 1, kByte);
+      it.probe().scrub_all();
+      ASSERT_EQ(it.served->stats().damaged_blocks, times);
+      ASSERT_TRUE(it.probe().recomputing(id));
+      for (int step = 0; step < steps; ++step) ASSERT_TRUE(it.served->step());
+      ASSERT_TRUE(it.probe().recomputing(id)) << "the test is about what is half done";
+    }
+    it.served.finish();
+    ASSERT_TRUE(it.served.answers.contains(id)) << it.served.errors.at(id).message;
+    expect_same(it.served.answers.at(id), expected);
+    EXPECT_TRUE(it.served.validated.contains(id));
+  }
+}
+
 TEST(Pages, ADamagedBlockThatNobodyHoldsIsDropped) {
   Recorded it(kQuiet);
   const Request asked = endless(200, 70);
@@ -160,6 +184,24 @@ TEST(Pages, TheScrubberFindsDamageByItself) {
   EXPECT_EQ(it.served->stats().damaged_blocks, 1);
   it.served.finish();
   EXPECT_TRUE(it.served.validated.contains(id) || it.served.errors.contains(id));
+}
+
+TEST(Pages, AFinishedAnswerIsValidatedWhileOthersKeepTheEngineBusy) {
+  Recorded it({.kv_blocks = 4000, .max_batch = 2, .scrub_share = 0});
+  const SequenceId first = it.served.submit(endless(30, 80));
+  std::uint64_t seed = 1;
+  std::size_t submitted = 1;
+  const Clock::time_point start = Clock::now();
+  while (!it.served.validated.contains(first)) {
+    // Two run and one waits, so that the engine is never idle; there is room for all.
+    for (; submitted < it.served.answers.size() + 3; ++submitted) it.served.submit(endless(30, 300, ++seed));
+    ASSERT_TRUE(it.served->step());
+    ASSERT_LT(Clock::now() - start, std::chrono::seconds(5));
+  }
+  EXPECT_LT(it.served.validated.size(), it.served.answers.size()) << "answers are checked at their end";
+  EXPECT_GT(submitted, it.served.answers.size());
+  it.served.finish();
+  EXPECT_EQ(it.served.validated.size(), submitted);
 }
 
 TEST(Pages, AnEngineWithoutCommitsComputesDamagedPagesAgainToo) {

@@ -53,8 +53,13 @@ Status compute_again(const History& history, const weights::ModelFile& file, bac
   return {};
 }
 
-Reexecutor::Reexecutor(const weights::ModelFile& file, std::unique_ptr<backend::Backend> backend, Done done)
-    : file_(file), backend_(std::move(backend)), done_(std::move(done)), thread_([this] { run(); }) {}
+Reexecutor::Reexecutor(const weights::ModelFile& file, std::unique_ptr<backend::Backend> backend,
+                       Wanted wanted, Done done)
+    : file_(file),
+      backend_(std::move(backend)),
+      wanted_(std::move(wanted)),
+      done_(std::move(done)),
+      thread_([this] { run(); }) {}
 
 Reexecutor::~Reexecutor() {
   {
@@ -65,10 +70,16 @@ Reexecutor::~Reexecutor() {
   thread_.join();
 }
 
+std::int64_t Reexecutor::outstanding() const {
+  const std::lock_guard lock(mutex_);
+  return outstanding_;
+}
+
 void Reexecutor::add(commit::Protocol::Commit commit, History history) {
   {
     const std::lock_guard lock(mutex_);
     jobs_.push_back({commit, std::move(history)});
+    ++outstanding_;
   }
   wake_.notify_one();
 }
@@ -82,8 +93,10 @@ void Reexecutor::run() {
     const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
-    done_(job.commit, compute_again(job.history, file_, *backend_));
+    done_(job.commit, wanted_(job.commit) ? compute_again(job.history, file_, *backend_)
+                                          : environment_error("nobody waits for the commit any more"));
     lock.lock();
+    --outstanding_;
   }
 }
 

@@ -28,12 +28,19 @@ class Reexecutor {
   /// Called from that thread. An error that is not `refuted` says that nothing could be found out.
   using Done = std::function<void(commit::Protocol::Commit, const Status&)>;
 
-  Reexecutor(const weights::ModelFile& file, std::unique_ptr<backend::Backend> backend, Done done);
+  /// Called from that thread before a history is computed; without, its outcome is an error that is not
+  /// `refuted`.
+  using Wanted = std::function<bool(commit::Protocol::Commit)>;
+
+  Reexecutor(const weights::ModelFile& file, std::unique_ptr<backend::Backend> backend, Wanted wanted,
+             Done done);
   /// Waits for the history under way and leaves the others.
   ~Reexecutor();
   Reexecutor(const Reexecutor&) = delete;
   Reexecutor& operator=(const Reexecutor&) = delete;
 
+  /// Histories that were added and have no outcome yet.
+  std::int64_t outstanding() const;
   void add(commit::Protocol::Commit commit, History history);
 
  private:
@@ -45,10 +52,12 @@ class Reexecutor {
   };
   const weights::ModelFile& file_;
   std::unique_ptr<backend::Backend> backend_;
+  Wanted wanted_;
   Done done_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Job> jobs_;  // guarded by mutex_, as is stop_
+  std::deque<Job> jobs_;  // guarded by mutex_, as are the next two
+  std::int64_t outstanding_ = 0;
   bool stop_ = false;
   std::thread thread_;
 };

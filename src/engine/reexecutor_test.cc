@@ -40,6 +40,40 @@ TEST(Reexecutor, AHistoryIsRefutedByTheFirstThingThatDiffers) {
             "(the same)");
 }
 
+TEST(Reexecutor, WhatNobodyWaitsForIsNotComputedAndCountsUntilItsOutcome) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool go = false;
+  std::map<std::int32_t, Status> outcomes;
+  const auto wanted = [&](commit::Protocol::Commit commit) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return go; });
+    return commit.number == 1;
+  };
+  const auto done = [&](commit::Protocol::Commit commit, const Status& outcome) {
+    const std::lock_guard lock(mutex);
+    outcomes.emplace(commit.number, outcome);
+    changed.notify_all();
+  };
+  Recorded it;
+  const core::SequenceId id = it.served.submit(testing::endless(30, 10));
+  it.served.finish();
+  History wrong{it.served.receipts.at(id).body, 10, false};
+  wrong.body.kv_blocks[0].digest[0] ^= 1;
+  Reexecutor reexecutor(tiny_file(), backend::select_backend("scalar", 1).value(), wanted, done);
+  reexecutor.add({id, 0}, wrong);
+  reexecutor.add({id, 1}, wrong);
+  EXPECT_EQ(reexecutor.outstanding(), 2);
+  std::unique_lock lock(mutex);
+  go = true;
+  changed.notify_all();
+  changed.wait(lock, [&] { return outcomes.size() == 2; });
+  EXPECT_EQ(outcomes.at(0).error().kind, ErrorKind::kEnvironment);
+  EXPECT_EQ(outcomes.at(1).error().kind, ErrorKind::kRefuted);
+  lock.unlock();
+  while (reexecutor.outstanding() > 0) std::this_thread::yield();
+}
+
 TEST(Reexecutor, TheOtherBackendSharesTheFewestKernels) {
   const std::vector<std::string> all = backend::available_backends();
   const auto has = [&](const char* name) { return std::ranges::find(all, name) != all.end(); };

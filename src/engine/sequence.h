@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "commit/receipt.h"
 #include "core/request.h"
 #include "kv/block_table.h"
 #include "sampler/sampler.h"
@@ -74,10 +75,12 @@ struct Sequence {
   std::optional<Clock::time_point> first_token;
 
   Trail trail;
-  std::deque<HeldText> held;  ///< by validation
-  bool finished = false;      ///< the answer is complete; its commits may not be validated
-  bool finite = true;         ///< every activation was, in every step so far
-  bool dropped = false;       ///< failed or cancelled; leaves at the end of the step
+  std::deque<HeldText> held;               ///< by validation
+  std::optional<commit::Receipt> receipt;  ///< held in the same way
+  std::optional<Clock::time_point> ended;  ///< when the answer was complete
+  bool finished = false;                   ///< the answer is complete; its commits may not be validated
+  bool finite = true;                      ///< every activation was, in every step so far
+  bool dropped = false;                    ///< failed or cancelled; leaves at the end of the step
 
   /// Tokens that may be computed: all, or those that are confirmed.
   std::span<const std::int32_t> known() const {

@@ -16,12 +16,12 @@ bool Validator::samples(const Digest& leaf) const {
   return static_cast<double>(number) < share_ * 0x1p32;
 }
 
-void Validator::durable(Commit commit, const Digest& leaf) {
+void Validator::durable(Commit commit, const Digest& leaf, bool sampled) {
   Life& life = trajectories_[commit.trajectory];
   if (life.checks.empty()) life.first = commit.number;
   CHECK(commit.number == life.first + static_cast<std::int32_t>(life.checks.size()),
         "commit {} of trajectory {} is out of order", commit.number, commit.trajectory);
-  life.checks.push_back({.leaf = leaf, .sampled = samples(leaf), .reexecuted = false, .backend = {}});
+  life.checks.push_back({.leaf = leaf, .sampled = sampled, .reexecuted = false, .backend = {}});
 }
 
 void Validator::pages_checked(Trajectory trajectory, std::int32_t commits, std::int64_t blocks) {

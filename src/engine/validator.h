@@ -32,8 +32,8 @@ class Validator {
 
   bool samples(const Digest& leaf) const;
 
-  /// The next commit of its trajectory is durable.
-  void durable(Commit commit, const Digest& leaf);
+  /// The next commit of its trajectory is durable. One that is sampled waits until it is computed again.
+  void durable(Commit commit, const Digest& leaf, bool sampled);
   /// `blocks` blocks, all that the first `commits` hold, had their digests after those were sealed.
   void pages_checked(Trajectory trajectory, std::int32_t commits, std::int64_t blocks);
   /// A sampled commit is good, or was cut off; an empty name says that it could not be computed again.

@@ -19,9 +19,9 @@ TEST(Validator, AVerdictIsDueWhenACommitIsDurableAndItsPagesAreCheckedInEitherOr
   Validator validator(0, {});
   validator.pages_checked(1, 2, 9);
   EXPECT_FALSE(validator.due());
-  validator.durable({1, 0}, leaf(0));
-  validator.durable({1, 1}, leaf(1));
-  validator.durable({1, 2}, leaf(2));
+  validator.durable({1, 0}, leaf(0), false);
+  validator.durable({1, 1}, leaf(1), false);
+  validator.durable({1, 2}, leaf(2), false);
   EXPECT_EQ(due(validator), (std::vector<Commit>{{1, 0}, {1, 1}}));
   EXPECT_FALSE(validator.due());
   validator.pages_checked(1, 3, 10);
@@ -35,7 +35,7 @@ TEST(Validator, AVerdictIsDueWhenACommitIsDurableAndItsPagesAreCheckedInEitherOr
 
 TEST(Validator, ASampledCommitHoldsUpThoseAfterItUntilItIsComputedAgain) {
   Validator validator(1, {});
-  for (std::uint8_t i = 0; i < 3; ++i) validator.durable({1, i}, leaf(i));
+  for (std::uint8_t i = 0; i < 3; ++i) validator.durable({1, i}, leaf(i), true);
   validator.pages_checked(1, 3, 9);
   validator.reexecuted({1, 1}, "scalar");
   EXPECT_FALSE(validator.due());
@@ -47,7 +47,7 @@ TEST(Validator, ASampledCommitHoldsUpThoseAfterItUntilItIsComputedAgain) {
 
 TEST(Validator, WhatIsCutOffGetsNoVerdictAndWhatIsBeforeItDoes) {
   Validator validator(1, {});
-  for (std::uint8_t i = 0; i < 3; ++i) validator.durable({1, i}, leaf(i));
+  for (std::uint8_t i = 0; i < 3; ++i) validator.durable({1, i}, leaf(i), true);
   validator.pages_checked(1, 3, 9);
   validator.cut({1, 1});
   validator.reexecuted({1, 2}, "scalar");
