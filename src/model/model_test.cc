@@ -116,6 +116,27 @@ Outcome alone(const weights::ModelFile& file, const History& of, std::size_t chu
   return run.outcome(0);
 }
 
+/// A model on the default backend, with blocks for one short history.
+struct OnePass {
+  std::unique_ptr<backend::Backend> backend = backend::select_backend("", 2).value();
+  Model model;
+  kv::KvGeometry geometry;
+  kv::BlockPool pool;
+
+  explicit OnePass(const weights::ModelFile& file)
+      : model(file, *backend, kMaxTokens),
+        geometry{file.spec().layers, file.spec().kv_heads, file.spec().head_dim},
+        pool(geometry, 2, kv::backend_memory(*backend, 2 * geometry.block_bytes())) {}
+
+  /// Computes the history in one step with logits for its last `rows` tokens; whether all was finite.
+  bool forward(const History& of, std::int32_t rows) {
+    const std::vector<std::int32_t> blocks = {pool.acquire(), pool.acquire()};
+    const std::vector<SequenceSlice> slices = {
+        {.tokens = of.tokens, .blocks = blocks.data(), .ceiling_odds = of.ceiling_odds, .logits = rows}};
+    return model.forward(slices, {pool.base(), geometry.block_bytes()})[0];
+  }
+};
+
 class ModelOf : public ::testing::TestWithParam<Architecture> {
  protected:
   static const weights::ModelFile& file() {
@@ -184,14 +205,9 @@ TEST_P(ModelOf, AnchorsAndBoundsChangeTheResult) {
 
 TEST_P(ModelOf, LogitsOfSeveralRowsEqualThoseOfOneAtATime) {
   const History of = history(9, 6);
-  const auto backend = backend::select_backend("", 2).value();
-  Model model(file(), *backend, kMaxTokens);
-  const kv::KvGeometry geometry{file().spec().layers, file().spec().kv_heads, file().spec().head_dim};
-  kv::BlockPool pool(geometry, 2, kv::backend_memory(*backend, 2 * geometry.block_bytes()));
-  const std::vector<std::int32_t> blocks = {pool.acquire(), pool.acquire()};
-  const std::vector<SequenceSlice> slices = {
-      {.tokens = of.tokens, .blocks = blocks.data(), .ceiling_odds = of.ceiling_odds, .logits = 5}};
-  ASSERT_TRUE(model.forward(slices, {pool.base(), geometry.block_bytes()})[0]);
+  OnePass pass(file());
+  Model& model = pass.model;
+  ASSERT_TRUE(pass.forward(of, 5));
   const std::span<const float> together = model.logits(0, 5);
   const std::vector<float> all(together.begin(), together.end());
   for (std::int32_t row = 0; row < 5; ++row) {
@@ -202,14 +218,9 @@ TEST_P(ModelOf, LogitsOfSeveralRowsEqualThoseOfOneAtATime) {
 
 TEST_P(ModelOf, TokensChosenAfterAStepAreThoseOfTheSampler) {
   const History of = history(9, 8);
-  const auto backend = backend::select_backend("", 2).value();
-  Model model(file(), *backend, kMaxTokens);
-  const kv::KvGeometry geometry{file().spec().layers, file().spec().kv_heads, file().spec().head_dim};
-  kv::BlockPool pool(geometry, 2, kv::backend_memory(*backend, 2 * geometry.block_bytes()));
-  const std::vector<std::int32_t> blocks = {pool.acquire(), pool.acquire()};
-  const std::vector<SequenceSlice> slices = {
-      {.tokens = of.tokens, .blocks = blocks.data(), .ceiling_odds = of.ceiling_odds, .logits = 6}};
-  ASSERT_TRUE(model.forward(slices, {pool.base(), geometry.block_bytes()})[0]);
+  OnePass pass(file());
+  Model& model = pass.model;
+  ASSERT_TRUE(pass.forward(of, 6));
   const SamplingSettings settings{.temperature = 3.0F, .top_p = 0.9F, .repetition_penalty = 1.4F, .seed = 4};
   std::vector<sampler::SeenTokens> seen;
   std::vector<RowChoice> choices;
