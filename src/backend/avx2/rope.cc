@@ -153,26 +153,22 @@ struct StoreTokens {
   }
 };
 
+struct Appender {
+  using Turn = Rotation;
+  using Store = StoreTokens;
+  static constexpr auto query = append_query;
+  static constexpr auto key = append_key;
+  static constexpr auto value_levels = avx2::value_levels;
+
+  static void begin(const RopeAppendArgs& args, std::int64_t t, Rotation& turn) {
+    rotation(args.rope, args.positions[t], args.head_dim / 2, turn);
+  }
+};
+
 }  // namespace
 
 void rope_append(const RopeAppendArgs& args, std::int64_t begin, std::int64_t end) {
-  const std::int64_t dim = args.head_dim;
-  Rotation turn;
-  std::int64_t count = 0;
-  for (std::int64_t run = begin; run < end; run += count) {
-    count = simd::run_length(args, run, end);
-    for (std::int64_t t = run; t < run + count; ++t) {
-      rotation(args.rope, args.positions[t], dim / 2, turn);
-      const float* row = args.qkv + t * (args.heads + 2 * args.kv_heads) * dim;
-      for (std::int64_t h = 0; h < args.heads; ++h) append_query(args, t, h, row + h * dim, turn);
-      for (std::int64_t h = 0; h < args.kv_heads; ++h) {
-        append_key(args, t, h, row + (args.heads + h) * dim, turn);
-      }
-    }
-    for (std::int64_t h = 0; h < args.kv_heads; ++h) {
-      simd::append_values<StoreTokens>(args, {run, count, h}, value_levels);
-    }
-  }
+  simd::append_rows<Appender>(args, begin, end);
 }
 
 }  // namespace fieldprint::backend::avx2
