@@ -176,8 +176,11 @@ Result<nlohmann::json> bench_batch(const Bench& bench, std::int32_t batch) {
                         {"tokens_per_s_off", median(rate_off)},
                         {"tokens_per_s_on", median(rate_on)},
                         {"cost", median(cost)},
+                        {"cost_interval_95", median_interval(cost)},
                         {"cost_until_validated", median(cost_validated)},
+                        {"cost_until_validated_interval_95", median_interval(cost_validated)},
                         {"cost_cpu", median(cost_cpu)},
+                        {"cost_cpu_interval_95", median_interval(cost_cpu)},
                         {"reexecution_cpu_seconds_at_most", *again},
                         {"reexecution_expected_cost_at_most", expected},
                         {"rounds", rounds}};
