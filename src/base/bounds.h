@@ -72,11 +72,12 @@ inline constexpr int kMaxHttpWaiting =
     64;  ///< connections taken up beyond those; more wait in the system's queue
 inline constexpr std::int64_t kMaxHttpHeadBytes = 16 << 10;  ///< request line and header fields
 inline constexpr int kMaxHttpConnectionRequests = 1000;
-inline constexpr std::chrono::milliseconds kMaxHttpHeadTime{5000};  ///< from a request's first byte to its last
-inline constexpr std::chrono::milliseconds kMaxHttpIdleTime{5000};  ///< between requests of one connection
+inline constexpr std::chrono::milliseconds kMaxHttpHeadTime{
+    5000};  ///< from a request's first byte to its last
+inline constexpr std::chrono::milliseconds kMaxHttpIdleTime{5000};     ///< between requests of one connection
 inline constexpr std::chrono::milliseconds kMaxHttpAnswerTime{30000};  ///< for a client to take an answer
-inline constexpr std::chrono::milliseconds kMaxHttpStopTime{2000};  ///< for answers under way when it ends
-inline constexpr std::chrono::milliseconds kMaxLedgerWait{3000};    ///< for a turn to read the ledger
+inline constexpr std::chrono::milliseconds kMaxHttpStopTime{2000};     ///< for answers under way when it ends
+inline constexpr std::chrono::milliseconds kMaxLedgerWait{3000};       ///< for a turn to read the ledger
 
 // KV cache.
 inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;

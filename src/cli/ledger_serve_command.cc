@@ -28,8 +28,8 @@ struct ServeOptions {
 
 std::atomic<server::HttpServer*> signalled{nullptr};
 
-/// While it lives SIGINT and SIGTERM end the server, and not the process. By a handler, because libraries have
-/// begun threads already that would take a signal which others block.
+/// While it lives SIGINT and SIGTERM end the server, and not the process. By a handler, because libraries
+/// have begun threads already that would take a signal which others block.
 class EndBySignal {
  public:
   explicit EndBySignal(server::HttpServer& server) {
@@ -86,8 +86,8 @@ void announce(const server::ListenAddress& address, std::uint64_t size, bool jso
 int serve(const ServeOptions& options) {
   const auto address = server::parse_listen_address(options.listen);
   if (!address) {
-    return report(caller_error(fmt::format(
-        "--listen takes HOST:PORT, such as {} or [::1]:8470, not '{}'", kDefaultListen, options.listen)));
+    return report(caller_error(fmt::format("--listen takes HOST:PORT, such as {} or [::1]:8470, not '{}'",
+                                           kDefaultListen, options.listen)));
   }
   auto store = open_place(options.place, store::Access::kFollow);
   if (!store) return report(store.error());
@@ -97,10 +97,11 @@ int serve(const ServeOptions& options) {
   auto listening = server::listen_on(*address);
   if (!listening) return report(listening.error());
   if (!listening->is_loopback) {
-    fmt::print(stderr,
-               "fieldprint: warning: {} can be reached from other machines, and there is neither encryption nor "
-               "a login; put a proxy that has them in front of it, or listen on 127.0.0.1\n",
-               server::to_string(listening->address));
+    fmt::print(
+        stderr,
+        "fieldprint: warning: {} can be reached from other machines, and there is neither encryption nor "
+        "a login; put a proxy that has them in front of it, or listen on 127.0.0.1\n",
+        server::to_string(listening->address));
   }
   server::HttpServer server(
       listening->socket, [&log](const server::HttpRequest& request) { return log.answer(request); },

@@ -10,8 +10,8 @@
 
 #include "base/result.h"
 
-/// The layout of a log as static files or resources (c2sp.org/tlog-tiles): `checkpoint`, `tile/<L>/<N>[.p/<W>]`
-/// and `tile/entries/<N>[.p/<W>]`.
+/// The layout of a log as static files or resources (c2sp.org/tlog-tiles): `checkpoint`,
+/// `tile/<L>/<N>[.p/<W>]` and `tile/entries/<N>[.p/<W>]`.
 namespace fieldprint::ledger {
 
 inline constexpr int kTileWidth = 256;  ///< hashes or entries of a full tile
@@ -39,7 +39,7 @@ bool tile_exists(const Tile& tile, std::uint64_t size);
 struct LogResource {
   enum class Kind { kCheckpoint, kTile, kProof };
   Kind kind = Kind::kCheckpoint;
-  Tile tile = {};             ///< of kTile
+  Tile tile = {};            ///< of kTile
   std::uint64_t record = 0;  ///< of kProof: the record whose inclusion is to be proved (c2sp.org/tlog-proof)
   bool operator==(const LogResource&) const = default;
 };

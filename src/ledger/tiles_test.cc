@@ -74,10 +74,10 @@ TEST(Tiles, ResourcesOfAServedLogHaveOnePathEach) {
     EXPECT_EQ(resource_path(resource), path);
     EXPECT_EQ(parse_resource_path(path), resource) << path;
   }
-  for (const char* path : {"", "/", "checkpoint", "/checkpoint/", "/Checkpoint", "/checkpoint?x", "//checkpoint",
-                           "/tile/0/00%30", "/tile/0/000?", "/tile/0/../0/000", "tile/0/000", "/proof", "/proof/",
-                           "/proof/00", "/proof/-1", "/proof/+1", "/proof/1/", "/proof/0x1",
-                           "/proof/18446744073709551616"}) {
+  for (const char* path :
+       {"", "/", "checkpoint", "/checkpoint/", "/Checkpoint", "/checkpoint?x", "//checkpoint",
+        "/tile/0/00%30", "/tile/0/000?", "/tile/0/../0/000", "tile/0/000", "/proof", "/proof/", "/proof/00",
+        "/proof/-1", "/proof/+1", "/proof/1/", "/proof/0x1", "/proof/18446744073709551616"}) {
     EXPECT_FALSE(parse_resource_path(path).has_value()) << path;
   }
 }

@@ -25,8 +25,8 @@ class Connection {
   /// `stop_event` becomes readable when the server ends.
   Connection(int socket, int stop_event) : socket_(socket), stop_event_(stop_event) {}
 
-  /// Waits for the head of the next request. `wanted`, asked now and then while nothing has come, says whether
-  /// others need the connection's place.
+  /// Waits for the head of the next request. `wanted`, asked now and then while nothing has come, says
+  /// whether others need the connection's place.
   std::variant<RequestHead, NoRequest> read_head(const std::function<bool()>& wanted);
 
   /// Starts the time that one answer may take to be sent.
@@ -34,8 +34,8 @@ class Connection {
   /// Sends all of it; false if the client does not take it in time.
   bool send(std::string_view bytes);
 
-  /// Says that nothing more will be sent, and lets the client read it before the socket is closed: what it still
-  /// sends is thrown away, for a moment.
+  /// Says that nothing more will be sent, and lets the client read it before the socket is closed: what it
+  /// still sends is thrown away, for a moment.
   void finish();
 
  private:

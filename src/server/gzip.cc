@@ -10,9 +10,9 @@
 namespace fieldprint::server {
 namespace {
 
-constexpr int kLevel = 1;                   // records are mostly digests, of which more effort makes nothing
+constexpr int kLevel = 1;                    // records are mostly digests, of which more effort makes nothing
 constexpr int kGzipWindow = MAX_WBITS + 16;  // zlib.h: 16 more ask for a gzip header
-constexpr int kMemory = 8;                  // zlib's default
+constexpr int kMemory = 8;                   // zlib's default
 
 }  // namespace
 

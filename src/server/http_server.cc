@@ -25,8 +25,8 @@ namespace {
 
 constexpr int kRetryMilliseconds = 10;
 
-/// Threads that serve connections, and a queue of those that wait. Where it is full whoever accepts connections
-/// waits, and so do clients, in the system's own queue.
+/// Threads that serve connections, and a queue of those that wait. Where it is full whoever accepts
+/// connections waits, and so do clients, in the system's own queue.
 class Crew {
  public:
   Crew(std::atomic<int>& waiting, std::function<void(int socket)> serve)
@@ -86,7 +86,8 @@ void name_peer(int socket, decltype(::getpeername)* ask, std::string& host, int&
   socklen_t size = sizeof address;
   char text[NI_MAXHOST];
   if (ask(socket, reinterpret_cast<sockaddr*>(&address), &size) != 0) return;
-  if (::getnameinfo(reinterpret_cast<sockaddr*>(&address), size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) != 0)
+  if (::getnameinfo(reinterpret_cast<sockaddr*>(&address), size, text, sizeof text, nullptr, 0,
+                    NI_NUMERICHOST) != 0)
     return;
   host = text;
   port = ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
@@ -148,9 +149,9 @@ std::string_view refusal(NoRequest why) {
 
 }  // namespace
 
-// httplib parses heads and writes answers. Connections are accepted and read here: its own reading knows no limit
-// for a whole head, none for its time and none for how many connections wait, and it answers many overlapping
-// ranges of one resource at full length.
+// httplib parses heads and writes answers. Connections are accepted and read here: its own reading knows no
+// limit for a whole head, none for its time and none for how many connections wait, and it answers many
+// overlapping ranges of one resource at full length.
 class HttpServer::Bounded final : public httplib::Server {
  public:
   Bounded(int listening, HttpServer::Handler handler, Observer observer)
@@ -161,15 +162,17 @@ class HttpServer::Bounded final : public httplib::Server {
     CHECK(stop_event_.valid(), "no eventfd: {}", system_reason(errno));
     svr_sock_ = listening;  // httplib cuts answers off where it has none
     set_keep_alive_max_count(bounds::kMaxHttpConnectionRequests);
-    set_keep_alive_timeout(std::chrono::duration_cast<std::chrono::seconds>(bounds::kMaxHttpIdleTime).count());
+    set_keep_alive_timeout(
+        std::chrono::duration_cast<std::chrono::seconds>(bounds::kMaxHttpIdleTime).count());
     set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
       answer(request, response);
       return HandlerResponse::Handled;
     });
-    set_exception_handler([](const httplib::Request&, httplib::Response& response, const std::exception_ptr&) {
-      response = httplib::Response();
-      response.status = 500;
-    });
+    set_exception_handler(
+        [](const httplib::Request&, httplib::Response& response, const std::exception_ptr&) {
+          response = httplib::Response();
+          response.status = 500;
+        });
     // RFC 9110 §8.6: the length of what 304 stands for, or none; httplib would state 0.
     set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
       if (response.status == 304) response.headers.erase("Content-Length");
@@ -229,8 +232,10 @@ class HttpServer::Bounded final : public httplib::Server {
     // A body is not read, so that what follows is no request.
     const bool close = last || head.has_body || stopping_ || waiting_ > 0;
     bool closed = false;
+    bool understood = false;
     Exchange stream(connection, socket, head.text);
-    return process_request(stream, close, closed, nullptr) && !closed && !close;
+    const bool sent = process_request(stream, close, closed, [&](httplib::Request&) { understood = true; });
+    return sent && understood && !closed && !close;
   }
 
   void answer(const httplib::Request& request, httplib::Response& response) {

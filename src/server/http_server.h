@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-/// An HTTP/1.1 server that keeps to the limits of base/bounds.h: so many connections at a time, heads so large, and
-/// so much time for each part of an exchange. It knows no encryption and nobody's identity.
+/// An HTTP/1.1 server that keeps to the limits of base/bounds.h: so many connections at a time, heads so
+/// large, and so much time for each part of an exchange. It knows no encryption and nobody's identity.
 namespace fieldprint::server {
 
 struct HttpRequest {
@@ -50,8 +50,8 @@ class HttpServer {
   /// Serves until stop(): once.
   void run();
 
-  /// Takes no more connections, gives answers under way bounds::kMaxHttpStopTime, and has run() return; from any
-  /// thread or signal handler, also before run(), and again.
+  /// Takes no more connections, gives answers under way bounds::kMaxHttpStopTime, and has run() return; from
+  /// any thread or signal handler, also before run(), and again.
   void stop();
 
  private:

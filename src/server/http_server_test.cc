@@ -16,7 +16,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 HttpAnswer echo(const HttpRequest& request) {
-  return {200, {{"X-Encoding", request.accept_encoding}}, "text/plain", request.method + " " + request.target};
+  return {
+      200, {{"X-Encoding", request.accept_encoding}}, "text/plain", request.method + " " + request.target};
 }
 
 TEST(HttpServer, RequestsReachTheHandlerAsTheyWereSent) {
@@ -32,15 +33,19 @@ TEST(HttpServer, RequestsReachTheHandlerAsTheyWereSent) {
   ASSERT_TRUE(got);
   EXPECT_EQ(got->get_header_value("Content-Length"), "7");
   EXPECT_EQ(got->body, "");
-  for (const auto& answer : {client.Post("/a", "body", "text/plain"), client.Delete("/a"), client.Options("/a")}) {
+  for (const auto& answer :
+       {client.Post("/a", "body", "text/plain"), client.Delete("/a"), client.Options("/a")}) {
     ASSERT_TRUE(answer);
     EXPECT_EQ(answer->status, 200);
   }
 }
 
 TEST(HttpServer, TextsAreSentAsTheyAre) {
-  Serving serving([](const HttpRequest&) { return HttpAnswer{200, {}, "text/plain", std::string(5000, 'a')}; });
-  const std::string answer = serving.raw("GET /x HTTP/1.1\r\nAccept-Encoding: gzip, br\r\nConnection: close\r\n\r\n");
+  Serving serving([](const HttpRequest&) {
+    return HttpAnswer{200, {}, "text/plain", std::string(5000, 'a')};
+  });
+  const std::string answer =
+      serving.raw("GET /x HTTP/1.1\r\nAccept-Encoding: gzip, br\r\nConnection: close\r\n\r\n");
   EXPECT_EQ(answer.find("Content-Encoding"), std::string::npos);
   EXPECT_TRUE(answer.ends_with("\r\n\r\n" + std::string(5000, 'a'))) << answer.substr(0, 300);
 }
@@ -59,10 +64,13 @@ TEST(HttpServer, ManyRequestsShareAConnection) {
 }
 
 TEST(HttpServer, RangesAreNotAnswered) {
-  Serving serving([](const HttpRequest&) { return HttpAnswer{200, {}, "text/plain", std::string(1000, 'a')}; });
+  Serving serving([](const HttpRequest&) {
+    return HttpAnswer{200, {}, "text/plain", std::string(1000, 'a')};
+  });
   std::string ranges = "bytes=0-";
   for (int i = 0; i < 1000; ++i) ranges += ",0-";
-  const std::string answer = serving.raw("GET / HTTP/1.1\r\nRange: " + ranges + "\r\nConnection: close\r\n\r\n");
+  const std::string answer =
+      serving.raw("GET / HTTP/1.1\r\nRange: " + ranges + "\r\nConnection: close\r\n\r\n");
   EXPECT_TRUE(answer.starts_with("HTTP/1.1 200"));
   EXPECT_TRUE(answer.ends_with("\r\n\r\n" + std::string(1000, 'a')));
 }
@@ -74,7 +82,8 @@ TEST(HttpServer, ABodyIsNoNextRequest) {
     return echo(request);
   });
   const std::string inner = "GET /inner HTTP/1.1\r\n\r\n";
-  for (const std::string& body : {"Content-Length: " + std::to_string(inner.size()), std::string("Transfer-Encoding: x")}) {
+  for (const std::string& body :
+       {"Content-Length: " + std::to_string(inner.size()), std::string("Transfer-Encoding: x")}) {
     const std::string answer = serving.raw("GET /outer HTTP/1.1\r\n" + body + "\r\n\r\n" + inner);
     EXPECT_TRUE(answer.ends_with("GET /outer")) << answer;
     EXPECT_NE(answer.find("Connection: close"), std::string::npos);
@@ -90,7 +99,8 @@ TEST(HttpServer, MalformedAndOversizedRequestsAreRefused) {
   });
   EXPECT_TRUE(serving.raw("GET /\r\n\r\n").starts_with("HTTP/1.1 400"));
   EXPECT_TRUE(serving.raw(std::string("\0\x01\xff / HTTP/1.1\r\n\r\n", 18)).starts_with("HTTP/1.1 400"));
-  EXPECT_TRUE(serving.raw("GET /" + std::string(10000, 'a') + " HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 414"));
+  EXPECT_TRUE(
+      serving.raw("GET /" + std::string(10000, 'a') + " HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 414"));
   const auto large = static_cast<std::size_t>(bounds::kMaxHttpHeadBytes);
   EXPECT_TRUE(serving.raw("GET / HTTP/1.1\r\nX: " + std::string(large, 'a')).starts_with("HTTP/1.1 431"));
   std::string fields;
@@ -104,7 +114,8 @@ TEST(HttpServer, AHeadThatDoesNotComeIsNotWaitedForWithoutEnd) {
   Serving serving(echo);
   const Clock::time_point start = Clock::now();
   // A byte each 100 ms keeps no connection alive.
-  EXPECT_TRUE(serving.trickle("GET / HTTP/1.1\r\nX: ", std::chrono::milliseconds(100)).starts_with("HTTP/1.1 408"));
+  EXPECT_TRUE(
+      serving.trickle("GET / HTTP/1.1\r\nX: ", std::chrono::milliseconds(100)).starts_with("HTTP/1.1 408"));
   EXPECT_GE(Clock::now() - start, bounds::kMaxHttpHeadTime);
   EXPECT_LT(Clock::now() - start, bounds::kMaxHttpHeadTime * 3);
 }

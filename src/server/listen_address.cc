@@ -61,7 +61,8 @@ std::optional<ListenAddress> parse_listen_address(std::string_view text) {
   const std::string_view digits = text.substr(colon + 1);
   const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
   if (bracketed) host = host.substr(1, host.size() - 2);
-  if (!is_host(host, bracketed) || (bracketed && host.find(':') == std::string_view::npos)) return std::nullopt;
+  if (!is_host(host, bracketed) || (bracketed && host.find(':') == std::string_view::npos))
+    return std::nullopt;
   ListenAddress address = {std::string(host), 0};
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), address.port);
   const bool plain = !digits.empty() && (digits.size() == 1 || digits.front() != '0');
@@ -79,14 +80,16 @@ Result<Listening> listen_on(const ListenAddress& address) {
   wanted.ai_socktype = SOCK_STREAM;
   wanted.ai_flags = AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  if (const int code = ::getaddrinfo(address.host.c_str(), fmt::format("{}", address.port).c_str(), &wanted, &found);
+  if (const int code =
+          ::getaddrinfo(address.host.c_str(), fmt::format("{}", address.port).c_str(), &wanted, &found);
       code != 0) {
-    return caller_error(
-        fmt::format("cannot listen on {}: the host is unknown: {}", to_string(address), ::gai_strerror(code)));
+    return caller_error(fmt::format("cannot listen on {}: the host is unknown: {}", to_string(address),
+                                    ::gai_strerror(code)));
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> holder(found, &::freeaddrinfo);
   const auto failed = [&] {
-    return environment_error(fmt::format("cannot listen on {}: {}", to_string(address), system_reason(errno)));
+    return environment_error(
+        fmt::format("cannot listen on {}: {}", to_string(address), system_reason(errno)));
   };
   Descriptor socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return failed();

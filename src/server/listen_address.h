@@ -25,7 +25,7 @@ std::string to_string(const ListenAddress& address);
 /// A socket that listens.
 struct Listening {
   int socket = -1;
-  ListenAddress address;   ///< as bound: numbers only, and the port that was chosen if 0 was asked for
+  ListenAddress address;     ///< as bound: numbers only, and the port that was chosen if 0 was asked for
   bool is_loopback = false;  ///< whether only this machine reaches it
 };
 

@@ -20,9 +20,26 @@ TEST(ListenAddress, FormsAreReadAndWrittenAlike) {
 }
 
 TEST(ListenAddress, OtherFormsAreRefused) {
-  for (const char* text : {"", ":", "8470", "127.0.0.1", "127.0.0.1:", ":8470", "localhost:65536", "localhost:-1",
-                           "localhost:+1", "localhost:080", "localhost:8 ", "local host:80", "::1:80", "[::1]",
-                           "[::1]:", "[]:80", "[localhost]:80", "http://localhost:80", "localhost:80/", "a:b:1"}) {
+  for (const char* text : {"",
+                           ":",
+                           "8470",
+                           "127.0.0.1",
+                           "127.0.0.1:",
+                           ":8470",
+                           "localhost:65536",
+                           "localhost:-1",
+                           "localhost:+1",
+                           "localhost:080",
+                           "localhost:8 ",
+                           "local host:80",
+                           "::1:80",
+                           "[::1]",
+                           "[::1]:",
+                           "[]:80",
+                           "[localhost]:80",
+                           "http://localhost:80",
+                           "localhost:80/",
+                           "a:b:1"}) {
     EXPECT_FALSE(parse_listen_address(text).has_value()) << text;
   }
   EXPECT_FALSE(parse_listen_address(std::string(254, 'a') + ":1").has_value());
@@ -38,7 +55,8 @@ TEST(ListenAddress, APortIsChosenAndThenTakenByOneOnly) {
   auto second = listen_on(first->address);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.error().kind, ErrorKind::kEnvironment);
-  EXPECT_NE(second.error().message.find("Address already in use"), std::string::npos) << second.error().message;
+  EXPECT_NE(second.error().message.find("Address already in use"), std::string::npos)
+      << second.error().message;
 }
 
 TEST(ListenAddress, OnlyThisMachinesAddressesAreLoopback) {

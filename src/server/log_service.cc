@@ -14,8 +14,8 @@ namespace {
 
 using Kind = ledger::LogResource::Kind;
 
-// What a checkpoint covers never changes, and neither does a partial tile; the checkpoint itself, and what is told
-// beside it, is asked for again each time, which costs little while it is the same.
+// What a checkpoint covers never changes, and neither does a partial tile; the checkpoint itself, and what is
+// told beside it, is asked for again each time, which costs little while it is the same.
 constexpr char kLasting[] = "public, max-age=31536000, immutable";
 constexpr char kPassing[] = "no-cache";
 constexpr char kNever[] = "no-store";
@@ -156,7 +156,8 @@ Status LogService::check_continued(const Head& next) {
     return environment_error(fmt::format("{}: {}", store_->name(), why));
   };
   if (!head_.note.empty() && (next.size < head_.size || next.origin != head_.origin))
-    return refuse(fmt::format("its last checkpoint does not continue the one served, of {} records", head_.size));
+    return refuse(
+        fmt::format("its last checkpoint does not continue the one served, of {} records", head_.size));
   for (const Head* head : std::initializer_list<const Head*>{&head_, &next}) {
     if (head->note.empty()) continue;
     auto root = store_->root_at(head->size);

@@ -18,18 +18,19 @@
 namespace fieldprint::server {
 
 /// A ledger as resources to read (c2sp.org/tlog-tiles), and proofs of single records (c2sp.org/tlog-proof):
-/// ledger::LogResource says which. There is what the last checkpoint kept covers, partial tiles of every width in
-/// it included. Others may append meanwhile; the checkpoint served follows them, and only ever continues the trees
-/// that were served before: otherwise, as where the database does not answer, the answer is 503.
+/// ledger::LogResource says which. There is what the last checkpoint kept covers, partial tiles of every
+/// width in it included. Others may append meanwhile; the checkpoint served follows them, and only ever
+/// continues the trees that were served before: otherwise, as where the database does not answer, the answer
+/// is 503.
 class LogService {
  public:
-  /// `store`: opened to be followed (store::Access::kFollow). `tell`, if set, hears once of each time when reading
-  /// begins to fail, and when it succeeds again.
+  /// `store`: opened to be followed (store::Access::kFollow). `tell`, if set, hears once of each time when
+  /// reading begins to fail, and when it succeeds again.
   explicit LogService(std::unique_ptr<store::LedgerStore> store,
                       std::function<void(std::string_view)> tell = {});
 
-  /// From several threads at once; they take turns to read, and 503 is the answer to whose turn does not come within
-  /// bounds::kMaxLedgerWait.
+  /// From several threads at once; they take turns to read, and 503 is the answer to whose turn does not come
+  /// within bounds::kMaxLedgerWait.
   HttpAnswer answer(const HttpRequest& request);
 
   /// Leaves that the served checkpoint covers; 0 while there is none.
@@ -54,7 +55,7 @@ class LogService {
   std::function<void(std::string_view)> tell_;
   std::mutex mutex_;
   std::condition_variable free_;
-  bool taken_ = false;    // guarded by the mutex, as is failing_
+  bool taken_ = false;  // guarded by the mutex, as is failing_
   bool failing_ = false;
   Head head_;  // of whoever has the turn
 };

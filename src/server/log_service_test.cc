@@ -53,7 +53,8 @@ class ServedLog : public store::StoreOfKind {
       const std::lock_guard lock(mutex_);
       told_ += said;
     });
-    serving_ = std::make_unique<Serving>([this](const HttpRequest& request) { return service_->answer(request); });
+    serving_ =
+        std::make_unique<Serving>([this](const HttpRequest& request) { return service_->answer(request); });
   }
 
   void append(std::uint64_t count) {
@@ -110,10 +111,11 @@ TEST_P(ServedLog, EveryTileIsThatOfTheTreeAndOthersAreNotThere) {
                 }).ok());
   }
   EXPECT_EQ(tiles, 2 + 7);
-  for (const char* path : {"/tile/0/002.p/189", "/tile/0/002", "/tile/0/003.p/1", "/tile/1/000", "/tile/1/000.p/3",
-                           "/tile/2/000.p/1", "/tile/entries/002.p/189", "/tile/entries/003",
-                           "/tile/63/x999/999", "/tile/0/x018/x446/x744/x073/x709/551.p/1", "/", "/tile", "/x",
-                           "/tile/0/000.p/256", "/proof/700", "/proof/18446744073709551615", "/checkpoint?a=b"}) {
+  for (const char* path :
+       {"/tile/0/002.p/189", "/tile/0/002", "/tile/0/003.p/1", "/tile/1/000", "/tile/1/000.p/3",
+        "/tile/2/000.p/1", "/tile/entries/002.p/189", "/tile/entries/003", "/tile/63/x999/999",
+        "/tile/0/x018/x446/x744/x073/x709/551.p/1", "/", "/tile", "/x", "/tile/0/000.p/256", "/proof/700",
+        "/proof/18446744073709551615", "/checkpoint?a=b"}) {
     const auto got = get(path);
     EXPECT_EQ(got.status, 404) << path;
     EXPECT_EQ(got.get_header_value("Cache-Control"), "no-store") << path;
@@ -148,7 +150,8 @@ TEST_P(ServedLog, TheServedHeadFollowsTheWriterCosignaturesIncluded) {
   EXPECT_EQ(get("/tile/1/000.p/1").status, 200);
 
   const auto key = ledger::PrivateKey::from_seed(ledger::Seed{9});
-  const auto witness = *ledger::VerifierKey::make("witness.example/w", key.public_key(), ledger::KeyType::kCosignature);
+  const auto witness =
+      *ledger::VerifierKey::make("witness.example/w", key.public_key(), ledger::KeyType::kCosignature);
   auto note = *ledger::parse_note(second.body);
   note.signatures = {ledger::cosign(note.text, witness, key, 1700000000)};
   ASSERT_TRUE(log_->accept_cosignatures(ledger::format_note(note), std::vector{witness}).ok());
@@ -191,8 +194,9 @@ TEST_P(ServedLog, NotModifiedHasNeitherBodyNorLength) {
 TEST_P(ServedLog, OtherMethodsAreNotAllowed) {
   append(1);
   auto client = serving_->client();
-  for (const auto& got : {client.Post("/checkpoint", "x", "text/plain"), client.Put("/tile/0/000", "x", "text/plain"),
-                          client.Delete("/checkpoint"), client.Options("/checkpoint")}) {
+  for (const auto& got :
+       {client.Post("/checkpoint", "x", "text/plain"), client.Put("/tile/0/000", "x", "text/plain"),
+        client.Delete("/checkpoint"), client.Options("/checkpoint")}) {
     ASSERT_TRUE(got);
     EXPECT_EQ(got->status, 405);
     EXPECT_EQ(got->get_header_value("Allow"), "GET, HEAD");
@@ -247,11 +251,12 @@ TEST_P(ServedLog, AHeadThatDoesNotContinueTheServedOneIsNotServed) {
   const std::vector<store::Bytes> other = leaves_from(1000, 20);
   ASSERT_TRUE(fork->append(other).ok());
   fork.reset();
-  const std::string alter = "ATTACH '" + path("fork.db") +
-                            "' AS f; BEGIN IMMEDIATE; DELETE FROM main.leaves; DELETE FROM main.nodes; DELETE FROM "
-                            "main.checkpoints; INSERT INTO main.leaves SELECT * FROM f.leaves; INSERT INTO main.nodes "
-                            "SELECT * FROM f.nodes; INSERT INTO main.checkpoints SELECT * FROM f.checkpoints; UPDATE "
-                            "main.tree SET size = 20; COMMIT";
+  const std::string alter =
+      "ATTACH '" + path("fork.db") +
+      "' AS f; BEGIN IMMEDIATE; DELETE FROM main.leaves; DELETE FROM main.nodes; DELETE FROM "
+      "main.checkpoints; INSERT INTO main.leaves SELECT * FROM f.leaves; INSERT INTO main.nodes "
+      "SELECT * FROM f.nodes; INSERT INTO main.checkpoints SELECT * FROM f.checkpoints; UPDATE "
+      "main.tree SET size = 20; COMMIT";
   sqlite3* database = nullptr;
   ASSERT_EQ(sqlite3_open(location().c_str(), &database), SQLITE_OK);
   char* message = nullptr;

@@ -20,7 +20,8 @@ TEST(RequestHead, HeadsAreTakenOneByOne) {
 
 TEST(RequestHead, FieldsThatNoAnswerHeedsAreLeftOut) {
   std::string received =
-      "GET /a HTTP/1.1\r\nRange: bytes=0-1\r\nrange : bytes=0-1\r\nIF-RANGE: x\r\nExpect: 100-continue\r\nRanges: 1\r\n\r\n";
+      "GET /a HTTP/1.1\r\nRange: bytes=0-1\r\nrange : bytes=0-1\r\nIF-RANGE: x\r\nExpect: "
+      "100-continue\r\nRanges: 1\r\n\r\n";
   EXPECT_EQ(take_head(received)->text, "GET /a HTTP/1.1\r\nRanges: 1\r\n\r\n");
 }
 
@@ -33,9 +34,11 @@ TEST(RequestHead, BodiesAreNoticed) {
 }
 
 TEST(RequestHead, GzipIsAcceptedWhereTheClientSaysSo) {
-  for (const char* value : {"gzip", "GZIP", "deflate, gzip;q=1.0, *;q=0.5", "identity;q=0, gzip ; q=0.001", "*", "x-gzip"})
+  for (const char* value :
+       {"gzip", "GZIP", "deflate, gzip;q=1.0, *;q=0.5", "identity;q=0, gzip ; q=0.001", "*", "x-gzip"})
     EXPECT_TRUE(accepts_gzip(value)) << value;
-  for (const char* value : {"", "identity", "br", "gzip;q=0", "gzip; Q=0.000", "*;q=0", "gzip;q=0, *", "gzipped", "*, gzip;q=0"})
+  for (const char* value :
+       {"", "identity", "br", "gzip;q=0", "gzip; Q=0.000", "*;q=0", "gzip;q=0, *", "gzipped", "*, gzip;q=0"})
     EXPECT_FALSE(accepts_gzip(value)) << value;
 }
 
