@@ -23,6 +23,8 @@ LIBRARY_HEADERS = {
     "cbor": "PkgConfig::CBOR",
     "nlohmann/": "nlohmann_json::nlohmann_json",
     "CLI/": "CLI11::CLI11",
+    "httplib.h": "PkgConfig::HTTPLIB",
+    "zlib.h": "ZLIB::ZLIB",
 }
 
 BACKENDS = "src/backend/"

@@ -66,6 +66,19 @@ inline constexpr std::int64_t kReplayLeaves = 4096;  ///< read at once by who fo
 /// After which a ledger on a server is read again although nothing was heard of it.
 inline constexpr std::chrono::milliseconds kMaxLedgerSilence{1000};
 
+// Serving over HTTP. What is slower or larger is cut off, so that nobody holds a thread for long.
+inline constexpr int kHttpThreads = 8;  ///< connections that are answered at once
+inline constexpr int kMaxHttpWaiting =
+    64;  ///< connections taken up beyond those; more wait in the system's queue
+inline constexpr std::int64_t kMaxHttpHeadBytes = 16 << 10;  ///< request line and header fields
+inline constexpr int kMaxHttpConnectionRequests = 1000;
+inline constexpr std::chrono::milliseconds kMaxHttpHeadTime{
+    5000};  ///< from a request's first byte to its last
+inline constexpr std::chrono::milliseconds kMaxHttpIdleTime{5000};     ///< between requests of one connection
+inline constexpr std::chrono::milliseconds kMaxHttpAnswerTime{30000};  ///< for a client to take an answer
+inline constexpr std::chrono::milliseconds kMaxHttpStopTime{2000};     ///< for answers under way when it ends
+inline constexpr std::chrono::milliseconds kMaxLedgerWait{3000};       ///< for a turn to read the ledger
+
 // KV cache.
 inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
 

@@ -18,15 +18,17 @@ const EVP_MD* algorithm() {
   return fetched;
 }
 
+struct Context {
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  Context() = default;
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+  ~Context() { EVP_MD_CTX_free(context); }
+};
+
 }  // namespace
 
-struct Sha256::State {
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
-  State() = default;
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
-  ~State() { EVP_MD_CTX_free(context); }
-};
+struct Sha256::State : Context {};
 
 Sha256::Sha256() : state_(std::make_unique<State>()) {
   CHECK(EVP_DigestInit_ex2(state_->context, algorithm(), nullptr) == 1);
@@ -55,10 +57,16 @@ Digest Sha256::finish() {
   return digest;
 }
 
-Digest sha256(std::span<const std::uint8_t> bytes) {
+Digest sha256(std::span<const std::uint8_t> bytes) { return sha256_of({bytes}); }
+
+Digest sha256_of(std::initializer_list<std::span<const std::uint8_t>> parts) {
+  // Making a context takes longer than hashing a node of a tree does.
+  thread_local Context state;
+  CHECK(EVP_DigestInit_ex2(state.context, algorithm(), nullptr) == 1);
+  for (const auto& part : parts) CHECK(EVP_DigestUpdate(state.context, part.data(), part.size()) == 1);
   Digest digest{};
   unsigned length = 0;
-  CHECK(EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, algorithm(), nullptr) == 1);
+  CHECK(EVP_DigestFinal_ex(state.context, digest.data(), &length) == 1 && length == digest.size());
   return digest;
 }
 

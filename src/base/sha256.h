@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,6 +16,8 @@ using Digest = std::array<std::uint8_t, 32>;
 /// SHA-256 (FIPS 180-4), computed by OpenSSL.
 Digest sha256(std::span<const std::uint8_t> bytes);
 Digest sha256(std::string_view bytes);
+/// Of the parts, one after the other.
+Digest sha256_of(std::initializer_list<std::span<const std::uint8_t>> parts);
 
 /// Incremental SHA-256. One use: update any number of times, finish once.
 class Sha256 {

@@ -20,8 +20,9 @@ void add_bench_model_command(CLI::App& bench, Action& action);
 void add_bench_ledger_command(CLI::App& bench, Action& action);
 void add_bench_commits_command(CLI::App& bench, Action& action);
 void add_ledger_command(CLI::App& app, Action& action);
-/// A part of the ledger command.
+/// Parts of the ledger command.
 void add_check_proof_command(CLI::App& ledger, Action& action);
+void add_ledger_serve_command(CLI::App& ledger, Action& action);
 void add_anchor_command(CLI::App& app, Action& action);
 /// Parts of the anchor command.
 void add_anchor_key_command(CLI::App& anchor, Action& action);

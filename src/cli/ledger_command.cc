@@ -307,6 +307,8 @@ void add_ledger_command(CLI::App& app, Action& action) {
   command->add_option("-o,--output", options->output, "folder for the files")->required();
   command->add_option("--size", options->size,
                       "export the checkpoint given out for this many leaves, not the last");
+
+  add_ledger_serve_command(*ledger, action);
 }
 
 }  // namespace fieldprint::cli

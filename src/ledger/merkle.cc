@@ -67,12 +67,12 @@ Error wrong_length(std::string_view kind, bool too_long) {
 
 Digest leaf_hash(std::span<const std::uint8_t> leaf) {
   constexpr std::uint8_t kPrefix[] = {0};
-  return Sha256().update(kPrefix).update(leaf).finish();
+  return sha256_of({kPrefix, leaf});
 }
 
 Digest node_hash(const Digest& left, const Digest& right) {
   constexpr std::uint8_t kPrefix[] = {1};
-  return Sha256().update(kPrefix).update(left).update(right).finish();
+  return sha256_of({kPrefix, left, right});
 }
 
 Digest empty_root() { return sha256(std::string_view()); }

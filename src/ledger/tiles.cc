@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <limits>
+#include <utility>
 
 #include "base/bounds.h"
 
@@ -12,14 +13,22 @@ constexpr std::string_view kPrefix = "tile/";
 constexpr std::string_view kEntries = "entries";
 constexpr std::string_view kPartial = ".p/";
 constexpr int kMaxTileLevel = 63;
+constexpr std::string_view kCheckpoint = "/checkpoint";
+constexpr std::string_view kProof = "/proof/";
+
+// Decimal digits without a leading zero.
+std::optional<std::uint64_t> parse_number(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool plain = !text.empty() && (text.size() == 1 || text.front() != '0');
+  if (!plain || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
 
 std::optional<int> parse_small(std::string_view text, int least, int most) {
-  int value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool plain = !text.empty() && (text.size() == 1 || text.front() != '0') && text.front() != '-';
-  if (!plain || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  if (value < least || value > most) return std::nullopt;
-  return value;
+  const auto value = parse_number(text);
+  if (!value || std::cmp_less(*value, least) || std::cmp_greater(*value, most)) return std::nullopt;
+  return static_cast<int>(*value);
 }
 
 // Three digits an element; all but the last begin with an x.
@@ -90,6 +99,37 @@ std::optional<Tile> parse_tile_path(std::string_view path) {
   if (!index) return std::nullopt;
   tile.index = *index;
   return tile;
+}
+
+std::string resource_path(const LogResource& resource) {
+  switch (resource.kind) {
+    case LogResource::Kind::kCheckpoint:
+      return std::string(kCheckpoint);
+    case LogResource::Kind::kTile:
+      return "/" + tile_path(resource.tile);
+    case LogResource::Kind::kProof:
+      return fmt::format("{}{}", kProof, resource.record);
+  }
+  CHECK(false, "a resource of no kind");
+  return {};
+}
+
+std::optional<LogResource> parse_resource_path(std::string_view path) {
+  LogResource resource;
+  if (path == kCheckpoint) return resource;
+  if (path.starts_with(kProof)) {
+    const auto record = parse_number(path.substr(kProof.size()));
+    if (!record) return std::nullopt;
+    resource.kind = LogResource::Kind::kProof;
+    resource.record = *record;
+    return resource;
+  }
+  if (path.empty() || path.front() != '/') return std::nullopt;
+  const auto tile = parse_tile_path(path.substr(1));
+  if (!tile) return std::nullopt;
+  resource.kind = LogResource::Kind::kTile;
+  resource.tile = *tile;
+  return resource;
 }
 
 bool tile_exists(const Tile& tile, std::uint64_t size) {

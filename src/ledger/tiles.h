@@ -10,8 +10,8 @@
 
 #include "base/result.h"
 
-/// The layout of a log as static files (c2sp.org/tlog-tiles): `checkpoint`, `tile/<L>/<N>[.p/<W>]` and
-/// `tile/entries/<N>[.p/<W>]`.
+/// The layout of a log as static files or resources (c2sp.org/tlog-tiles): `checkpoint`,
+/// `tile/<L>/<N>[.p/<W>]` and `tile/entries/<N>[.p/<W>]`.
 namespace fieldprint::ledger {
 
 inline constexpr int kTileWidth = 256;  ///< hashes or entries of a full tile
@@ -34,6 +34,21 @@ std::optional<Tile> parse_tile_path(std::string_view path);
 
 /// Whether a tree of `size` leaves has the tile, in full or in part.
 bool tile_exists(const Tile& tile, std::uint64_t size);
+
+/// What a reader of a served log asks for.
+struct LogResource {
+  enum class Kind { kCheckpoint, kTile, kProof };
+  Kind kind = Kind::kCheckpoint;
+  Tile tile = {};            ///< of kTile
+  std::uint64_t record = 0;  ///< of kProof: the record whose inclusion is to be proved (c2sp.org/tlog-proof)
+  bool operator==(const LogResource&) const = default;
+};
+
+/// "/checkpoint", "/" before a tile_path, or "/proof/" before a record's decimal index.
+std::string resource_path(const LogResource& resource);
+
+/// The inverse of resource_path, strict: a path of another form, with escapes or a query too, names nothing.
+std::optional<LogResource> parse_resource_path(std::string_view path);
 
 /// Calls visit for each tile of a tree of `size` leaves that one of `old_size` has not, until it fails. Needs
 /// old_size ≤ size.

@@ -62,6 +62,26 @@ TEST(Tiles, EveryOtherPathIsRefused) {
   }
 }
 
+TEST(Tiles, ResourcesOfAServedLogHaveOnePathEach) {
+  using Kind = LogResource::Kind;
+  const std::pair<LogResource, const char*> known[] = {
+      {{}, "/checkpoint"},
+      {{Kind::kTile, {false, 2, 1234067, 7}}, "/tile/2/x001/x234/067.p/7"},
+      {{Kind::kTile, {true, 0, 0, 256}}, "/tile/entries/000"},
+      {{Kind::kProof, {}, 0}, "/proof/0"},
+      {{Kind::kProof, {}, ~std::uint64_t{0}}, "/proof/18446744073709551615"}};
+  for (const auto& [resource, path] : known) {
+    EXPECT_EQ(resource_path(resource), path);
+    EXPECT_EQ(parse_resource_path(path), resource) << path;
+  }
+  for (const char* path :
+       {"", "/", "checkpoint", "/checkpoint/", "/Checkpoint", "/checkpoint?x", "//checkpoint",
+        "/tile/0/00%30", "/tile/0/000?", "/tile/0/../0/000", "tile/0/000", "/proof", "/proof/", "/proof/00",
+        "/proof/-1", "/proof/+1", "/proof/1/", "/proof/0x1", "/proof/18446744073709551616"}) {
+    EXPECT_FALSE(parse_resource_path(path).has_value()) << path;
+  }
+}
+
 TEST(Tiles, ATreeOf70000HasTheTilesOfTheSpecification) {
   std::map<int, std::pair<int, int>> full_and_width;
   int bundles = 0;

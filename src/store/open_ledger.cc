@@ -22,7 +22,8 @@ bool is_database_url(std::string_view location) {
 
 Result<std::unique_ptr<LedgerStore>> open_ledger(const std::string& location, Access access) {
   const bool create = access == Access::kAppend;
-  const bool read_only = access == Access::kRead;
+  const bool follow = access == Access::kFollow;
+  const bool read_only = access == Access::kRead || follow;
   const bool examine = access == Access::kExamine;
   if (is_database_url(location)) {
     return as_ledger(
@@ -34,8 +35,8 @@ Result<std::unique_ptr<LedgerStore>> open_ledger(const std::string& location, Ac
     return caller_error(
         fmt::format("there is no ledger {}; `fieldprint run --data FOLDER` begins one", location));
   }
-  return as_ledger(
-      SqliteLedgerStore::open(location, {.create = create, .read_only = read_only, .examine = examine}));
+  return as_ledger(SqliteLedgerStore::open(
+      location, {.create = create, .read_only = read_only, .follow = follow, .examine = examine}));
 }
 
 }  // namespace fieldprint::store

@@ -12,6 +12,7 @@ enum class Access {
   kAppend,    ///< opens or creates
   kContinue,  ///< opens what is there, to add to it
   kRead,      ///< opens what is there, writes nothing, and checks that what it states fits together
+  kFollow,    ///< the same, and goes on to see what others append, however long it is open
   kExamine,   ///< opens what is there, as it is, for an audit
 };
 

@@ -66,10 +66,16 @@ std::string immutable_uri(const std::string& path) {
 Result<Database> Database::open(const std::string& path, int busy_timeout_ms, Mode mode) {
   sqlite3* raw = nullptr;
   int flags = SQLITE_OPEN_NOMUTEX;
-  if (mode == Mode::kRead) flags |= SQLITE_OPEN_READONLY;
-  if (mode != Mode::kRead) flags |= SQLITE_OPEN_READWRITE;
+  const bool reads = mode == Mode::kRead || mode == Mode::kFollow;
+  flags |= reads ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
   if (mode == Mode::kCreate) flags |= SQLITE_OPEN_CREATE;
-  const bool frozen = mode == Mode::kRead && cannot_have_log(path);
+  const bool frozen = reads && cannot_have_log(path);
+  if (frozen && mode == Mode::kFollow) {
+    return environment_error(
+        fmt::format("cannot follow {}: it has no write-ahead log, and its folder may not be written to begin "
+                    "one; start when somebody has it open, or allow writing to the folder",
+                    path));
+  }
   const std::string name = frozen ? immutable_uri(path) : path;
   const int code = sqlite3_open_v2(name.c_str(), &raw, flags | (frozen ? SQLITE_OPEN_URI : 0), nullptr);
   CHECK(raw != nullptr, "SQLite is out of memory");

@@ -18,12 +18,13 @@ namespace fieldprint::store::sqlite {
 
 class Statement;
 
-enum class Mode { kCreate, kWrite, kRead };
+enum class Mode { kCreate, kWrite, kRead, kFollow };
 
 class Database {
  public:
   /// ":memory:" keeps everything in memory. To read, a folder that may not be written will do: where there is
-  /// no write-ahead log, the file is taken to stay as it is.
+  /// no write-ahead log, the file is taken to stay as it is. To follow what others write there must be a log,
+  /// or a folder to begin one in.
   static Result<Database> open(const std::string& path, int busy_timeout_ms, Mode mode = Mode::kCreate);
 
   Status execute(const char* sql);

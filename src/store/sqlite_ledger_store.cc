@@ -183,9 +183,10 @@ Result<std::unique_ptr<SqliteLedgerStore>> SqliteLedgerStore::open_in_memory() {
 
 Result<std::unique_ptr<SqliteLedgerStore::Connection>> SqliteLedgerStore::connect(
     const std::string& path, const SqliteOptions& options) {
-  const auto mode = options.reads_only() ? sqlite::Mode::kRead
-                    : options.create     ? sqlite::Mode::kCreate
-                                         : sqlite::Mode::kWrite;
+  const auto mode = options.follow         ? sqlite::Mode::kFollow
+                    : options.reads_only() ? sqlite::Mode::kRead
+                    : options.create       ? sqlite::Mode::kCreate
+                                           : sqlite::Mode::kWrite;
   auto database = Database::open(path, options.busy_timeout_ms, mode);
   if (!database) return database.error();
   if (options.examine) database->examine();

@@ -12,11 +12,12 @@ struct SqliteOptions {
   int busy_timeout_ms = 10000;      ///< how long to wait for another process's transaction
   bool create = true;               ///< a ledger that is not there begins
   bool read_only = false;           ///< nothing is created or written, and every append fails
+  bool follow = false;              ///< read only, and sees what others append while it is open
   /// For an audit, read only too: what the ledger states is not checked, and damage is refuted instead of an
   /// environment error.
   bool examine = false;
 
-  bool reads_only() const { return read_only || examine; }
+  bool reads_only() const { return read_only || follow || examine; }
 };
 
 /// A ledger in one SQLite database: write-ahead log, synchronous=FULL. Several processes may open the same

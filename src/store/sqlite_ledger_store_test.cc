@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "ledger/checkpoint.h"
@@ -186,6 +188,48 @@ TEST_F(StoreTest, AFolderThatMayNotBeWrittenCanBeReadAndAudited) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   ASSERT_EQ(::chmod(folder().c_str(), 0755), 0);
+}
+
+TEST_F(StoreTest, WhereNothingMayBeWrittenALedgerIsFollowedOnlyBesideItsWriter) {
+  ASSERT_TRUE(open(path())->append(leaves_of(0, 9)).ok());
+  const auto as_other_user = [&](const std::function<bool()>& check) {
+    ASSERT_EQ(::chmod(folder().c_str(), 0555), 0);
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      if (::geteuid() == 0 && ::seteuid(65534) != 0) ::_exit(4);
+      ::_exit(check() ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    ASSERT_EQ(::chmod(folder().c_str(), 0755), 0);
+  };
+  as_other_user([&] {
+    auto store = SqliteLedgerStore::open(path(), {.follow = true});
+    return !store && store.error().message.find("no write-ahead log") != std::string::npos;
+  });
+  std::atomic<bool> done{false};
+  auto writer = open(path());
+  ASSERT_TRUE(writer->append(leaves_of(9, 10)).ok());
+  std::thread appending([&] {
+    for (std::uint64_t size = 10; !done; ++size) {
+      EXPECT_TRUE(writer->append(leaves_of(size, size + 1)).ok());
+      ::usleep(1000);
+    }
+  });
+  as_other_user([&] {
+    auto store = SqliteLedgerStore::open(path(), {.follow = true});
+    if (!store || (*store)->append(leaves_of(0, 1)).ok()) return false;
+    const std::uint64_t first = (*store)->size().value();
+    for (int i = 0; i < 10'000; ++i) {
+      if ((*store)->size().value() > first + 3) return true;
+      ::usleep(1000);
+    }
+    return false;
+  });
+  done = true;
+  appending.join();
 }
 
 TEST_F(StoreTest, ALedgerWithALogBesideItIsReadWithWhatIsInTheLog) {

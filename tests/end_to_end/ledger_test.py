@@ -13,29 +13,11 @@ import subprocess
 import time
 import unittest
 
-from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, REFUTED, CommandLineTest, ToolTest, model, run, scratch
+from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, REFUTED, CommandLineTest, model, run
+from ledger_log import GoLogTest, LedgerTest
 from private_postgres import database, server
 
-GO_PACKAGES = "/usr/share/gocode"
 VECTORS = os.environ.get("FIELDPRINT_MERKLE_VECTORS", "")
-
-
-class LedgerTest(ToolTest):
-    def grow(self, name="log", leaves=700, *more):
-        """A ledger of random leaves; gives its folder."""
-        folder = self.path(name)
-        self.succeed("bench", "ledger", "--data", folder, "--appends", leaves, "--repeats", 1, "--leaf-bytes", 60,
-                     "--threads", 8, "--proof-leaves", 0, "--json", *more)
-        return folder
-
-    def ledger(self, command, *arguments):
-        """Runs a part of the ledger command that must succeed; gives its output."""
-        return self.succeed("ledger", command, *arguments).out
-
-    def check(self, name, proof):
-        """The exit status of check-proof for a JSON text."""
-        path = self.write(name, proof if isinstance(proof, (bytes, str)) else json.dumps(proof))
-        return run("ledger", "check-proof", "--file", path).status
 
 
 class ProofsTest(LedgerTest):
@@ -117,7 +99,7 @@ class ProofsTest(LedgerTest):
         self.assert_fails(run("ledger", "prove", "--index", 1), BAD_USAGE, "--data FOLDER")
         self.assert_fails(run("ledger", "prove", "--index", 1, "--data", self.path("none")), BAD_USAGE, "no ledger")
         self.assert_fails(run("ledger", "prove", "--index", 1, "--database", "none"), BAD_USAGE, "postgresql://")
-        for part in ("checkpoint", "prove", "check-proof", "audit", "export"):
+        for part in ("checkpoint", "prove", "check-proof", "audit", "export", "serve"):
             self.assertIn("--json", self.succeed("ledger", part, "--help").out)
 
 
@@ -223,18 +205,8 @@ class ExportTest(LedgerTest):
         self.assert_fails(run("ledger", "export", "--data", folder, "-o", output, "--size", 10**9), BAD_USAGE, "no checkpoint for")
 
 
-@unittest.skipUnless(shutil.which("go") and os.path.isdir(os.path.join(GO_PACKAGES, "src/golang.org/x/mod/sumdb/tlog")),
-                     "no Go with golang-golang-x-mod-dev; run tools/setup")
-class GoClientTest(LedgerTest):
+class GoClientTest(GoLogTest):
     """Clients that we did not write read what we write, and we read what they write."""
-
-    def client(self, export, folder, proofs, output):
-        """Runs the Go program on an export of the ledger in `folder`."""
-        go = {**os.environ, "GO111MODULE": "off", "GOPATH": GO_PACKAGES, "GOFLAGS": "", "GOPROXY": "off",
-              "GOCACHE": os.path.join(scratch(), "go")}
-        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "log_client.go")
-        return subprocess.run(["go", "run", program, export, os.path.join(folder, "ledger.pub"), proofs, output],
-                              env=go, capture_output=True, text=True, check=False)
 
     def test_go_checks_our_log_and_we_check_what_go_made(self):
         for leaves in (1, 256, 70000):

@@ -1,10 +1,13 @@
-// Checks an exported log with Go's golang.org/x/mod/sumdb packages, which share no code with fieldprint, and makes
-// proofs and a witness's cosignature for fieldprint to check.
+// Checks an exported or a served log with Go's golang.org/x/mod/sumdb packages, which share no code with fieldprint, and
+// makes proofs and a witness's cosignature for fieldprint to check.
 //
 // usage: go run log_client.go EXPORT LEDGER.PUB PROOFS.JSONL OUTPUT
 //
+//	go run log_client.go URL LEDGER.PUB CHECKPOINTS
+//
 // PROOFS.JSONL holds what `fieldprint ledger prove --json` printed. OUTPUT is a folder for the proofs made here
-// (go-N.json), and for witness.pub and cosigned.
+// (go-N.json), and for witness.pub and cosigned. Of the log at a URL so many checkpoints are read, each larger than
+// the one before, and then all of its records.
 package main
 
 import (
@@ -16,10 +19,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -36,21 +42,59 @@ func must(err error) {
 
 func fail(format string, arguments ...interface{}) { must(fmt.Errorf(format, arguments...)) }
 
-// Tiles of c2sp.org/tlog-tiles: Go's paths without the height.
+// Where a log's resources are read.
+type source interface {
+	read(name string) ([]byte, error)
+}
+
 type folder string
 
-func (f folder) Height() int                      { return tileHeight }
-func (f folder) SaveTiles([]tlog.Tile, [][]byte)  {}
 func (f folder) read(name string) ([]byte, error) { return os.ReadFile(filepath.Join(string(f), name)) }
-func (f folder) path(tile tlog.Tile) string {
+
+// A log's URL.
+type server struct {
+	prefix string
+	client http.Client
+}
+
+func (s *server) read(name string) ([]byte, error) {
+	answer, err := s.client.Get(s.prefix + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return nil, err
+	}
+	kind, caching := "application/octet-stream", "immutable"
+	if name == "checkpoint" {
+		kind, caching = "text/plain; charset=utf-8", "no-cache"
+	}
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", name, answer.Status)
+	}
+	if answer.Header.Get("Content-Type") != kind || !strings.Contains(answer.Header.Get("Cache-Control"), caching) {
+		return nil, fmt.Errorf("%s came with %v", name, answer.Header)
+	}
+	return body, nil
+}
+
+// Tiles of c2sp.org/tlog-tiles: Go's paths without the height.
+type tiles struct{ from source }
+
+func (t tiles) Height() int                     { return tileHeight }
+func (t tiles) SaveTiles([]tlog.Tile, [][]byte) {}
+
+func path(tile tlog.Tile) string {
 	path := strings.TrimPrefix(tile.Path(), fmt.Sprintf("tile/%d/", tileHeight))
 	return "tile/" + strings.Replace(path, "data/", "entries/", 1)
 }
 
-func (f folder) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+func (t tiles) ReadTiles(wanted []tlog.Tile) ([][]byte, error) {
 	var all [][]byte
-	for _, tile := range tiles {
-		data, err := f.read(f.path(tile))
+	for _, tile := range wanted {
+		data, err := t.from.read(path(tile))
 		if err != nil {
 			return nil, err
 		}
@@ -60,10 +104,10 @@ func (f folder) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 }
 
 // The checkpoint's text and tree, if the log's key signed it.
-func openCheckpoint(f folder, vkey string) (string, tlog.Tree) {
+func openCheckpoint(from source, vkey string) (string, tlog.Tree) {
 	verifier, err := note.NewVerifier(vkey)
 	must(err)
-	signed, err := f.read("checkpoint")
+	signed, err := from.read("checkpoint")
 	must(err)
 	opened, err := note.Open(signed, note.VerifierList(verifier))
 	must(err)
@@ -78,39 +122,86 @@ func openCheckpoint(f folder, vkey string) (string, tlog.Tree) {
 	return opened.Text, tlog.Tree{N: size, Hash: root}
 }
 
+// The hashes of the records in the bundle that begins with record `first`, as far as the tree goes.
+func readBundle(from source, tree tlog.Tree, first int64) []tlog.Hash {
+	width := tree.N - first
+	if width > 1<<tileHeight {
+		width = 1 << tileHeight
+	}
+	name := path(tlog.Tile{H: tileHeight, L: -1, N: first >> tileHeight, W: int(width)})
+	bundle, err := from.read(name)
+	must(err)
+	var records []tlog.Hash
+	for i := int64(0); i < width; i++ {
+		if len(bundle) < 2 || len(bundle) < 2+int(binary.BigEndian.Uint16(bundle)) {
+			fail("%s is cut", name)
+		}
+		end := 2 + int(binary.BigEndian.Uint16(bundle))
+		records = append(records, tlog.RecordHash(bundle[2:end]))
+		bundle = bundle[end:]
+	}
+	if len(bundle) != 0 {
+		fail("%s goes on", name)
+	}
+	return records
+}
+
 // Reads every record and compares its hash with the tiles, which Go checks against the checkpoint.
-func checkRecords(f folder, tree tlog.Tree, hashes tlog.HashReader) []tlog.Hash {
+func checkRecords(from source, tree tlog.Tree, hashes tlog.HashReader) []tlog.Hash {
 	var records []tlog.Hash
 	for first := int64(0); first < tree.N; first += 1 << tileHeight {
-		width := tree.N - first
-		if width > 1<<tileHeight {
-			width = 1 << tileHeight
-		}
-		tile := tlog.Tile{H: tileHeight, L: -1, N: first >> tileHeight, W: int(width)}
-		bundle, err := f.read(f.path(tile))
-		must(err)
+		bundle := readBundle(from, tree, first)
 		var indexes []int64
-		for i := int64(0); i < width; i++ {
-			if len(bundle) < 2 || len(bundle) < 2+int(binary.BigEndian.Uint16(bundle)) {
-				fail("%s is cut", f.path(tile))
-			}
-			end := 2 + int(binary.BigEndian.Uint16(bundle))
-			records = append(records, tlog.RecordHash(bundle[2:end]))
-			bundle = bundle[end:]
-			indexes = append(indexes, tlog.StoredHashIndex(0, first+i))
-		}
-		if len(bundle) != 0 {
-			fail("%s goes on", f.path(tile))
+		for i := range bundle {
+			indexes = append(indexes, tlog.StoredHashIndex(0, first+int64(i)))
 		}
 		authentic, err := hashes.ReadHashes(indexes)
 		must(err)
 		for i, hash := range authentic {
-			if hash != records[first+int64(i)] {
+			if hash != bundle[i] {
 				fail("record %d is not the one in the tree", first+int64(i))
 			}
 		}
+		records = append(records, bundle...)
 	}
 	return records
+}
+
+// Proves, from tiles alone, that the tree continues the older one and holds some of its records.
+func checkGrowth(from source, old tlog.Tree, tree tlog.Tree) {
+	hashes := tlog.TileHashReader(tree, tiles{from})
+	if old.N > 0 {
+		steps, err := tlog.ProveTree(tree.N, old.N, hashes)
+		must(err)
+		must(tlog.CheckTree(steps, tree.N, tree.Hash, old.N, old.Hash))
+	}
+	for _, record := range []int64{0, old.N, (old.N + tree.N) / 2, tree.N - 1} {
+		first := record &^ (1<<tileHeight - 1)
+		steps, err := tlog.ProveRecord(tree.N, record, hashes)
+		must(err)
+		must(tlog.CheckRecord(steps, tree.N, tree.Hash, record, readBundle(from, tree, first)[record-first]))
+	}
+}
+
+// Reads checkpoints of a log that grows, and all records at the last of them.
+func followServer(prefix string, vkey string, checkpoints int) {
+	from := &server{prefix: prefix, client: http.Client{Timeout: 30 * time.Second}}
+	var old tlog.Tree
+	for seen := 0; seen < checkpoints; {
+		_, tree := openCheckpoint(from, vkey)
+		if tree.N < old.N || (tree.N == old.N && tree != old) {
+			fail("a tree of %d records came after one of %d", tree.N, old.N)
+		}
+		if tree.N == old.N {
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		checkGrowth(from, old, tree)
+		old = tree
+		seen++
+	}
+	records := checkRecords(from, old, tlog.TileHashReader(old, tiles{from}))
+	fmt.Printf("%d checkpoints, %d records\n", checkpoints, len(records))
 }
 
 type proof struct {
@@ -161,14 +252,20 @@ func cosign(text string, seed byte, time uint64) (vkey string, line string) {
 }
 
 func main() {
-	if len(os.Args) != 5 {
-		fail("usage: go run log_client.go EXPORT LEDGER.PUB PROOFS.JSONL OUTPUT")
+	if len(os.Args) != 4 && len(os.Args) != 5 {
+		fail("usage: go run log_client.go EXPORT LEDGER.PUB PROOFS.JSONL OUTPUT | URL LEDGER.PUB CHECKPOINTS")
 	}
-	f, output := folder(os.Args[1]), os.Args[4]
 	vkey, err := os.ReadFile(os.Args[2])
 	must(err)
+	if len(os.Args) == 4 {
+		checkpoints, err := strconv.Atoi(os.Args[3])
+		must(err)
+		followServer(os.Args[1], strings.TrimSpace(string(vkey)), checkpoints)
+		return
+	}
+	f, output := folder(os.Args[1]), os.Args[4]
 	text, tree := openCheckpoint(f, strings.TrimSpace(string(vkey)))
-	hashes := tlog.TileHashReader(tree, f)
+	hashes := tlog.TileHashReader(tree, tiles{f})
 	records := checkRecords(f, tree, hashes)
 	root, err := tlog.TreeHash(tree.N, hashes)
 	must(err)

@@ -1,0 +1,121 @@
+"""`fieldprint ledger serve`: the log over HTTP, read by Python's client and followed by Go's."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import unittest
+import urllib.error
+import urllib.request
+
+from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, TIMEOUT_S, run
+from ledger_log import GoLogTest, LedgerTest, Served
+from private_postgres import database
+
+
+class ServeTest(LedgerTest):
+    def get(self, url, **fields):
+        """Status, fields and body of what is at the URL."""
+        request = urllib.request.Request(url, headers={name.replace("_", "-"): value for name, value in fields.items()})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+    def test_what_is_served_is_what_is_exported(self):
+        folder, export = self.grow(), self.path("export")
+        self.ledger("export", "--data", folder, "-o", export)
+        files = [os.path.relpath(os.path.join(where, name), export) for where, _, names in os.walk(export) for name in names]
+        self.assertEqual(8, len(files))
+        before = sorted(os.listdir(folder))
+        with Served(self, "--data", folder) as served:
+            for name in files:
+                with open(os.path.join(export, name), "rb") as file:
+                    self.assertEqual((200, file.read()), self.get(f"{served.url}/{name}")[::2], name)
+            status, _, proof = self.get(served.url + "/proof/77")
+            self.assertEqual((200, self.ledger("prove", "--data", folder, "--index", 77).encode()), (status, proof))
+            self.assertEqual(404, self.get(served.url + "/tile/0/003")[0])
+            self.assertEqual("", served.err())
+        self.assertEqual(before, sorted(os.listdir(folder)))
+
+    def test_an_unchanged_checkpoint_is_not_sent_again(self):
+        folder = self.grow("log", 5)
+        with Served(self, "--data", folder, "--verbose") as served:
+            _, fields, note = self.get(served.url + "/checkpoint")
+            self.assertEqual(304, self.get(served.url + "/checkpoint", If_None_Match=fields["ETag"])[0])
+            self.assertEqual(self.ledger("checkpoint", "--data", folder).encode(), note)
+            self.assertIn(" GET /checkpoint 200 ", served.err())
+            self.assertIn(" GET /checkpoint 304 0\n", served.err())
+
+    def test_what_keeps_it_from_serving_is_said(self):
+        folder = self.grow("log", 5)
+        place = ["ledger", "serve", "--data", folder]
+        with Served(self, "--data", folder) as served:
+            taken = served.url.removeprefix("http://")
+            self.assert_fails(run(*place, "--listen", taken), ENVIRONMENT_FAILED, taken, "Address already in use")
+        for listen in ("", "8470", "localhost", "localhost:x", "localhost:70000", "::1:80"):
+            self.assert_fails(run(*place, "--listen", listen), BAD_USAGE, "HOST:PORT", f"'{listen}'")
+        self.assert_fails(run(*place, "--listen", "no-such-host.invalid:1"), BAD_USAGE, "no-such-host.invalid")
+        self.assert_fails(run("ledger", "serve"), BAD_USAGE, "--data FOLDER")
+        self.assert_fails(run("ledger", "serve", "--data", self.path("none")), BAD_USAGE, "no ledger")
+        self.assertFalse(os.path.exists(self.path("none")))
+        with Served(self, "--data", folder, listen="0.0.0.0:0") as served:
+            self.assertIn("warning: 0.0.0.0:", served.err())
+            self.assertEqual(200, self.get(served.url.replace("0.0.0.0", "127.0.0.1") + "/checkpoint")[0])
+
+    def test_signals_end_it_beside_clients_that_stay(self):
+        folder = self.grow("log", 5)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with Served(self, "--data", folder, end=number) as served:
+                host, port = served.url.removeprefix("http://").split(":")
+                with socket.create_connection((host, int(port))) as idle:
+                    idle.sendall(b"GET /checkpoint HTTP/1.1\r\n\r\n")
+                    self.assertTrue(idle.recv(100).startswith(b"HTTP/1.1 200"))
+                    start = time.monotonic()
+                    served.stop()
+                    self.assertLess(time.monotonic() - start, 10)
+
+
+class GoFollowsTest(GoLogTest):
+    """A log's own client reads a log that grows."""
+
+    def test_go_follows_a_served_log_while_another_process_appends(self):
+        self.program()
+        places = [("file", [])]
+        url = database("served")
+        if url:
+            places.append(("database", ["--database", url]))
+        for name, more in places:
+            folder = self.path(name)
+            place = ["--data", folder, *more]
+            writer = [BINARY, "bench", "ledger", *place, "--appends", "10000000", "--repeats", "1", "--leaf-bytes", "60",
+                      "--threads", "4", "--proof-leaves", "0"]
+            with subprocess.Popen(writer, stdout=subprocess.DEVNULL) as process:
+                self.wait_for_checkpoint(place)
+                with Served(self, *place) as served:
+                    ended = self.client(served.url, folder, "20")
+                    self.assertIs(None, process.poll(), "the writer has ended")
+                    process.kill()
+                    process.wait()
+                    self.assertEqual(0, ended.returncode, ended.stderr)
+                    self.assertRegex(ended.stdout, r"^20 checkpoints, \d+ records\n$")
+                    # What is served at last is what the ledger holds.
+                    last = self.client(served.url, folder, "1")
+                    records = json.loads(self.ledger("audit", *place, "--json"))["records"]
+                    self.assertEqual((0, f"1 checkpoints, {records} records\n"), (last.returncode, last.stdout), last.stderr)
+
+    def wait_for_checkpoint(self, place):
+        """Until the ledger, which another process begins, has a checkpoint."""
+        for _ in range(600):
+            if run("ledger", "checkpoint", *place[-2:]).status == DONE:
+                return
+            time.sleep(0.05)
+        self.fail("the ledger does not begin")
+
+
+if __name__ == "__main__":
+    unittest.main()
