@@ -38,7 +38,7 @@ class BlockMemory {
   /// Zeroes `rows` rows of `row_bytes`, `stride` bytes apart.
   virtual void zero(std::int64_t offset, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) = 0;
   virtual void copy(std::int64_t from, std::int64_t to, std::int64_t bytes) = 0;
-  /// To and from host memory; done when they return.
+  /// To and from host memory, which is free to be used when they return.
   virtual void download(void* host, std::int64_t from, std::int64_t bytes) const = 0;
   virtual void upload(std::int64_t to, const void* host, std::int64_t bytes) = 0;
 };

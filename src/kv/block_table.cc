@@ -150,17 +150,17 @@ bool BlockTable::truncate(std::int64_t count) {
   }
   const auto kept = static_cast<std::size_t>(layout_.blocks_for(count));
   const auto full = static_cast<std::size_t>(layout_.full_blocks(count));
-  if (full < kept) {
-    const std::optional<BlockId> tail = cache_->make_writable(blocks_[kept - 1]);
-    if (!tail) {
-      return false;
-    }
-    blocks_[kept - 1] = *tail;
-    cache_->pool().clear_slots(*tail, layout_.place(count).slot);
+  const bool cuts = full < kept;
+  if (cuts && cache_->copied_on_write(blocks_[kept - 1]) && cache_->available_blocks() == 0) {
+    return false;
   }
   while (blocks_.size() > kept) {
     cache_->release(blocks_.back());
     blocks_.pop_back();
+  }
+  if (cuts) {
+    blocks_[kept - 1] = cache_->make_writable(blocks_[kept - 1]).value();
+    cache_->pool().clear_slots(blocks_[kept - 1], layout_.place(count).slot);
   }
   tokens_.resize(static_cast<std::size_t>(count));
   if (keys_.size() > full) {

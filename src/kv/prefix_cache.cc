@@ -112,10 +112,9 @@ void PrefixCache::release(BlockId block) {
 
 std::optional<BlockId> PrefixCache::make_writable(BlockId block) {
   CHECK(holders(block) > 0, "block {} is held by no table", block);
-  Entry& e = entry(block);
-  if (holders(block) == 1 && !e.indexed) {
+  if (!copied_on_write(block)) {
     settle(block);
-    e = Entry{};
+    entry(block) = Entry{};
     return block;
   }
   if (available_blocks() == 0) {

@@ -128,6 +128,8 @@ class PrefixCache {
   void retain(BlockId block);
   /// One table less holds the block.
   void release(BlockId block);
+  /// Whether make_writable has to copy the block.
+  bool copied_on_write(BlockId block) const { return holders(block) > 1 || entry(block).indexed; }
   /// An exclusive block with the bytes of `block`, in exchange for the caller's hold on it; it may be
   /// `block` itself. Empty, and nothing changed, if a copy is needed and no block is available.
   std::optional<BlockId> make_writable(BlockId block);
@@ -182,7 +184,7 @@ class PrefixCache {
 
  private:
   friend class AnchorLease;
-  friend struct SwapProbe;
+  friend struct SwapProbe;  // tests alter swapped bytes through it
 
   /// What the cache knows of a block beyond the pool's count, which includes one for the index.
   struct Entry {

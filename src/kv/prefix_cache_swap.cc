@@ -17,12 +17,14 @@ std::vector<BlockId> PrefixCache::bring_back(std::span<const BlockKey> keys) {
   ++moment_;
   std::size_t good = 0;
   while (good < blocks.size() && digests[good] == contents[good].digest) ++good;
-  for (std::size_t i = blocks.size(); i-- > good;) {
+  std::vector<BlockKey> lost;
+  for (std::size_t i = good; i < blocks.size(); ++i) {
     if (digests[i] != contents[i].digest) swap_->count_damaged();
     pool_.release(blocks[i]);
+    lost.push_back(contents[i].key);
   }
-  // What was not taken out descends from the first that is damaged too.
-  if (good < blocks.size()) swap_->drop(std::span(&contents[good].key, 1));
+  // What is still swapped may descend from any of them.
+  if (!lost.empty()) swap_->drop(lost);
   blocks.resize(good);
   for (std::size_t i = 0; i < good; ++i) {
     Entry& e = entry(blocks[i]);
