@@ -84,7 +84,8 @@ Status check_memory(const weights::ModelFile& file, std::int64_t blocks, std::in
   const std::int64_t room = memory - file.file_bytes() - swap - (64LL << 20);
   if (blocks <= room / block) return {};
   return environment_error(fmt::format(
-      "the model ({} MiB){} and {} KV blocks ({:.0f} MiB) do not fit into this machine's {} MiB; ask for fewer "
+      "the model ({} MiB){} and {} KV blocks ({:.0f} MiB) do not fit into this machine's {} MiB; ask for "
+      "fewer "
       "--kv-blocks (at most {}), {}a smaller --batch or fewer tokens",
       file.file_bytes() >> 20, swap > 0 ? fmt::format(", {} MiB for swapped blocks", swap >> 20) : "", blocks,
       static_cast<double>(blocks) * static_cast<double>(block) / (1 << 20), memory >> 20,
@@ -290,13 +291,14 @@ void add_run_command(CLI::App& app, Action& action) {
   command->add_option("--prefill-chunk", options->prefill_chunk, "tokens of a prompt computed in one step");
   command->add_option("--kv-blocks", options->kv_blocks,
                       "blocks of 64 tokens in the KV cache; 0 = as needed");
-  auto* no_cache = command->add_flag("--no-prefix-cache", options->no_prefix_cache,
-                                     "compute every prompt from its start");
+  auto* no_cache =
+      command->add_flag("--no-prefix-cache", options->no_prefix_cache, "compute every prompt from its start");
   auto* swap =
       command
-          ->add_option("--kv-swap", options->kv_swap_mib,
-                       "MiB of host memory for KV blocks that had to make room, so that they come back instead "
-                       "of being computed again; 0 = none")
+          ->add_option(
+              "--kv-swap", options->kv_swap_mib,
+              "MiB of host memory for KV blocks that had to make room, so that they come back instead "
+              "of being computed again; 0 = none")
           ->check(CLI::Range(std::int64_t{0}, bounds::kMaxKvSwapBytes >> 20))
           ->excludes(no_cache);
   command

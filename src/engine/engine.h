@@ -28,7 +28,7 @@ struct Options {
   std::int32_t prefill_chunk = 512;  ///< tokens of one sequence in one step
   std::int32_t max_batch = 8;        ///< sequences running
   bool prefix_cache = true;
-  kv::SwapOptions swap = {};  ///< for blocks evicted from the prefix cache; without that, without use
+  kv::SwapOptions swap = {};         ///< for blocks evicted from the prefix cache; without that, without use
   std::uint64_t placement_seed = 0;  ///< shuffles where blocks lie; never changes a result
   bool ignore_end = false;           ///< for measurements: answers always go on to max_tokens
   bool hash_pages = true;            ///< for measurements: without, blocks have no digests

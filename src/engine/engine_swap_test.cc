@@ -22,7 +22,8 @@ using testing::Served;
 constexpr std::int64_t kMany = 64LL << 20;
 
 std::string swap_path() {
-  return (std::filesystem::path(::testing::TempDir()) / ("engine-swap-" + std::to_string(::getpid()))).string();
+  return (std::filesystem::path(::testing::TempDir()) / ("engine-swap-" + std::to_string(::getpid())))
+      .string();
 }
 
 /// Five answers that cannot stay in the tight pool together.
@@ -153,7 +154,8 @@ TEST(EngineSwap, AFileThatCannotBeReadCostsTimeAndNoAnswer) {
 TEST(EngineSwap, AnchorsInForceAreNeverSwapped) {
   Served served({.kv_blocks = 9, .max_batch = 3, .swap = {kMany, ""}, .scrub_share = 0});
   std::vector<SequenceId> ids;
-  for (std::uint64_t seed = 1; seed < 4; ++seed) ids.push_back(served.submit(anchored_endless(70, 60, 150, seed)));
+  for (std::uint64_t seed = 1; seed < 4; ++seed)
+    ids.push_back(served.submit(anchored_endless(70, 60, 150, seed)));
   const auto active = [&] { return served.answers.size() < ids.size(); };
   for (bool more = served->step(); more && active(); more = served->step()) {
     ASSERT_EQ(served->stats().cache.pinned_blocks, 3) << "the sink and two blocks of anchors";

@@ -168,8 +168,8 @@ void Engine::report_swap() {
   const std::uint64_t damaged = cache_.stats().swap.damaged;
   if (damaged == swap_damage_told_) return;
   swap_damage_told_ = damaged;
-  events_.notice(fmt::format("swapped KV blocks came back altered, {} so far; their tokens are computed again",
-                             damaged));
+  events_.notice(fmt::format(
+      "swapped KV blocks came back altered, {} so far; their tokens are computed again", damaged));
 }
 
 /// Gives the tokens of the step their slots.

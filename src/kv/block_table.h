@@ -12,8 +12,8 @@
 namespace fieldprint::kv {
 
 /// The block table of one sequence. A step uses it thus:
-///   match_prefix, bring_back (once, empty table) → append (before the kernels, which write the new slots) → seal_filled
-///   (after the kernels) → append …
+///   match_prefix, bring_back (once, empty table) → append (before the kernels, which write the new slots) →
+///   seal_filled (after the kernels) → append …
 /// All blocks but the last are full; full blocks are sealed by seal_filled and read-only from then on. A
 /// partly filled last block is exclusive when append returns. Move-only; releases its blocks at its end.
 /// The cache must outlive it.

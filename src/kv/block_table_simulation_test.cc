@@ -143,7 +143,8 @@ class Simulation {
     EXPECT_EQ(cache_.available_blocks(), available - probe.cached);
     EXPECT_EQ(table->pinned_blocks(), probe.pinned);
     EXPECT_EQ(table->size(), matched);
-    bring_back(*table, tokens, std::span(keys).subspan(static_cast<std::size_t>(probe.blocks)), probe.swapped);
+    bring_back(*table, tokens, std::span(keys).subspan(static_cast<std::size_t>(probe.blocks)),
+               probe.swapped);
     tables_.push_back(std::move(table));
   }
 

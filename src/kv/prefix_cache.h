@@ -137,9 +137,9 @@ class PrefixCache {
   /// The indexed blocks of the longest cached prefix of `keys`, each retained for the caller's table.
   std::vector<BlockId> match(std::span<const BlockKey> keys);
   /// The swapped blocks that begin `keys`, each in a new block that is retained for the caller's table and
-  /// indexed. What precedes them is what match gave, and still held. They are hashed where they lie now, all at once,
-  /// and end before the first whose digest is not the one with which it left, or for which no block is
-  /// available.
+  /// indexed. What precedes them is what match gave, and still held. They are hashed where they lie now, all
+  /// at once, and end before the first whose digest is not the one with which it left, or for which no block
+  /// is available.
   std::vector<BlockId> bring_back(std::span<const BlockKey> keys);
   /// How many blocks match, and how many of these are cached (available now, and no longer once matched) and
   /// pinned; and how many after those are swapped: each takes an available block when it is brought back.
@@ -225,8 +225,8 @@ class PrefixCache {
   PageHasher hasher_;
   bool enabled_;
   std::unique_ptr<SwapArea> swap_;  ///< null: what is evicted is lost
-  std::vector<Entry> entries_;    ///< [blocks]
-  std::vector<Hashing> hashing_;  ///< in the order in which it began
+  std::vector<Entry> entries_;      ///< [blocks]
+  std::vector<Hashing> hashing_;    ///< in the order in which it began
   std::unordered_map<BlockKey, BlockId, BlockKeyHash> index_;
   std::unordered_map<BlockKey, std::int64_t, BlockKeyHash> leases_;
   std::list<BlockId> lru_;  ///< evictable blocks, least recently used first

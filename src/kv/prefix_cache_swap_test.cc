@@ -128,7 +128,8 @@ TEST(PrefixCacheSwap, AnAlteredBlockIsNotUsedNorWhatDescendsFromIt) {
       f.probe().alter(keys[altered], 17, 0x20);
       BlockTable again = f.table();
       again.match_prefix(kFive);
-      EXPECT_EQ(again.bring_back(kFive), altered == 0 ? 0 : 1 + 64 * (static_cast<std::int64_t>(altered) - 1));
+      EXPECT_EQ(again.bring_back(kFive),
+                altered == 0 ? 0 : 1 + 64 * (static_cast<std::int64_t>(altered) - 1));
       EXPECT_EQ(f.swap().damaged, 1U);
       EXPECT_EQ(f.swap().blocks, 0) << "what descends from it is dropped";
       EXPECT_EQ(f.pool.free_blocks(), 6 - std::ssize(again.blocks()));

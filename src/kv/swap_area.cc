@@ -12,9 +12,9 @@ namespace fieldprint::kv {
 Result<std::unique_ptr<SwapArea>> SwapArea::create(const KvGeometry& geometry, const SwapOptions& options) {
   const std::int64_t slots = options.bytes / geometry.block_bytes();
   if (slots < 1 || options.bytes > bounds::kMaxKvSwapBytes) {
-    return caller_error(fmt::format(
-        "a swap area of {} bytes is not possible: a block takes {} bytes, and the most is {} GiB", options.bytes,
-        geometry.block_bytes(), bounds::kMaxKvSwapBytes >> 30));
+    return caller_error(
+        fmt::format("a swap area of {} bytes is not possible: a block takes {} bytes, and the most is {} GiB",
+                    options.bytes, geometry.block_bytes(), bounds::kMaxKvSwapBytes >> 30));
   }
   auto storage = options.file.empty() ? swap_memory(geometry.block_bytes(), slots)
                                       : swap_file(geometry.block_bytes(), options.file);

@@ -24,7 +24,7 @@ struct SwapOptions {
 
 /// What a swap area holds and did.
 struct SwapStats {
-  std::int64_t blocks = 0;     ///< in it now
+  std::int64_t blocks = 0;  ///< in it now
   std::uint64_t swapped_out = 0;
   std::uint64_t swapped_in = 0;  ///< came back with the digest with which they left
   std::uint64_t damaged = 0;     ///< came back with another one, and were dropped
@@ -41,8 +41,8 @@ struct SwapStats {
 /// and 0.5 ms on a CPU on which 64 tokens take 40 ms and more. A block of an 8B model has 4.2 MB: 0.1 to
 /// 0.4 ms over a bus of 10 to 50 GB/s, where a GPU computes 64 tokens in 2 ms. So memory is worth it; a file
 /// is on a CPU, and on a GPU only if it gives more than some 3 GB/s or what comes back is far longer than the
-/// prompts that the GPU has to compute meanwhile. Every eviction pays for its copy, whether or not the block is
-/// ever wanted again.
+/// prompts that the GPU has to compute meanwhile. Every eviction pays for its copy, whether or not the block
+/// is ever wanted again.
 ///
 /// A write or read that fails costs what it was about, and its slot is not used again; a write also ends the
 /// growth of the area. The blocks concerned are computed again. Not thread-safe.
@@ -99,9 +99,9 @@ class SwapArea {
   void fail(const Error& error);
 
   std::unique_ptr<SwapStorage> storage_;
-  std::int64_t slots_;                 ///< that may be used
-  std::int64_t fresh_ = 0;             ///< the first slot that never was
-  std::vector<std::int64_t> free_;     ///< a stack of others
+  std::int64_t slots_;              ///< that may be used
+  std::int64_t fresh_ = 0;          ///< the first slot that never was
+  std::vector<std::int64_t> free_;  ///< a stack of others
   Entries entries_;
   std::list<BlockKey> ages_;  ///< oldest first; children before their parents
   std::optional<std::string> trouble_;

@@ -93,8 +93,7 @@ Result<std::unique_ptr<SwapStorage>> swap_file(std::int64_t block_bytes, const s
   } while (fd < 0 && errno == EINTR);
   if (fd < 0) {
     const int error = errno;
-    const std::string message =
-        fmt::format("cannot create the swap file {}: {}", path, system_reason(error));
+    const std::string message = fmt::format("cannot create the swap file {}: {}", path, system_reason(error));
     const bool callers = error == EEXIST || error == ENOENT || error == ENOTDIR;
     return callers ? caller_error(message) : environment_error(message);
   }

@@ -1,6 +1,7 @@
 #include "kv/swap_storage.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,8 +9,6 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-
-#include <sys/resource.h>
 
 namespace fieldprint::kv {
 namespace {
@@ -44,8 +43,7 @@ std::string descriptor_of(const std::string& path) {
 
 TEST(SwapStorage, KeepsEachSlotsBytesInMemoryAndInAFile) {
   for (const bool file : {false, true}) {
-    const auto storage =
-        file ? swap_file(kBytes, path_here("swap")).value() : swap_memory(kBytes, 5).value();
+    const auto storage = file ? swap_file(kBytes, path_here("swap")).value() : swap_memory(kBytes, 5).value();
     for (const std::int64_t slot : {4, 0, 2}) {
       fill(*storage, slot, static_cast<std::uint8_t>(slot + 1));
       ASSERT_TRUE(storage->store(slot).ok());

@@ -21,8 +21,8 @@ struct Sequence {
   std::int64_t final_tokens = 0;  ///< ends when so many are computed
   std::int64_t computed = 0;
   bool running = false;
-  std::int64_t held = 0;    ///< running: blocks of its own, without pinned ones
-  std::int64_t cached = 0;  ///< waiting: its leading full blocks that are still cached, without pinned ones
+  std::int64_t held = 0;     ///< running: blocks of its own, without pinned ones
+  std::int64_t cached = 0;   ///< waiting: its leading full blocks that are still cached, without pinned ones
   std::int64_t swapped = 0;  ///< waiting: those after them that are swapped
 };
 

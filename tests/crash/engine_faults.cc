@@ -121,7 +121,8 @@ Tally damage_swapped_pages(const std::string& folder, std::int64_t trials, std::
     while (it.served->step()) {
       if (random() % 8 != 0 || tally.tried + altered == trials) continue;
       const auto byte = static_cast<std::int64_t>(random() % 512);
-      altered += it.probe().damage_swapped(random(), byte, static_cast<std::uint8_t>(1U << random() % 8)) ? 1 : 0;
+      altered +=
+          it.probe().damage_swapped(random(), byte, static_cast<std::uint8_t>(1U << random() % 8)) ? 1 : 0;
     }
     std::string problem = altered == 0 ? "nothing was swapped" : "";
     for (const auto& [id, answer] : plain.answers) {

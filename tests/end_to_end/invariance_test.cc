@@ -37,9 +37,13 @@ constexpr std::int64_t kSwapBytes = 1LL << 30;  ///< more than is ever evicted; 
 using Row = Combination<kAxes>;
 
 std::array<std::size_t, kAxes> sizes(std::size_t backends) {
-  return {
-      backends, std::size(kThreadCounts), std::size(kBatches), std::size(kChunks), std::size(kPlacements),
-      std::size(kPools), 3};
+  return {backends,
+          std::size(kThreadCounts),
+          std::size(kBatches),
+          std::size(kChunks),
+          std::size(kPlacements),
+          std::size(kPools),
+          3};
 }
 
 /// What must not change, byte for byte, by name.
@@ -259,8 +263,8 @@ void Model::compare_group(const std::string& backend, const Row& row, const Grou
   const std::int32_t chunk = kChunks[row[kChunk]];
   const bool competing = Pool{row[kPool]} != Pool::kRoomy && !group.competing.empty();
   SCOPED_TRACE(fmt::format("{}, {} threads, batch {}, chunk {}, placement {}, {} pool, cache {}", backend,
-                           threads, batch, chunk, kPlacements[row[kPlacement]], competing ? kPools[row[kPool]] : kPools[0],
-                           row[kCache]));
+                           threads, batch, chunk, kPlacements[row[kPlacement]],
+                           competing ? kPools[row[kPool]] : kPools[0], row[kCache]));
   Service service(*file_, *tokenizer_, this->backend(backend, threads),
                   {.kv_blocks = competing ? group.tight_blocks() : group.roomy_blocks(),
                    .step_tokens = 2 * chunk + batch,
