@@ -96,10 +96,10 @@ class RunTest(CommandLineTest):
                 self.assertEqual(expected, essence(self.ask(*settings, *variation)), variation)
 
     def test_evicted_blocks_come_back_from_the_swap_area(self):
-        long = "The sea is wide and old, and whoever sails it learns to wait. " * 12
+        long = "The sea is wide and old, and whoever sails it learns to wait. " * 20
         prompts = self.write("again.jsonl", "".join(json.dumps({"id": name, "prompt": text + long, "n": 2}) + "\n"
                                                     for name, text in (("a", ""), ("b", "But "), ("c", ""))))
-        asked = ["--prompts", prompts, "--batch", 1, "--kv-blocks", 6]
+        asked = ["--prompts", prompts, "--batch", 1, "--kv-blocks", 7]
         plain = self.answers(*asked)
         for place in ([], ["--kv-swap-file", self.path("swap")]):
             swapped = self.answers(*asked, "--kv-swap", 64, *place)
