@@ -81,6 +81,7 @@ inline constexpr std::chrono::milliseconds kMaxLedgerWait{3000};       ///< for 
 
 // KV cache.
 inline constexpr std::int64_t kMaxKvBlocks = 1 << 24;
+inline constexpr std::int64_t kMaxKvSwapBytes = 1LL << 46;
 
 // Receipts.
 inline constexpr std::int64_t kMaxReceiptId = 128;  ///< bytes of a receipt's name

@@ -64,6 +64,7 @@ std::string json_line(const core::Request& request, const core::Answer& answer, 
       {"usage",
        {{"prompt_tokens", request.prompt.size()},
         {"cached_tokens", answer.cached_tokens},
+        {"swapped_tokens", answer.swapped_tokens},
         {"completion_tokens", answer.output.size()}}},
       {"timing", {{"prefill_tokens_per_s", speed.prefill}, {"decode_tokens_per_s", speed.decode}}}};
   if (request.logprobs >= 0) line["logprobs"] = logprobs_of(answer);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -74,4 +75,8 @@ int run_command_line(int argc, char** argv) {
 }  // namespace
 }  // namespace fieldprint::cli
 
-int main(int argc, char** argv) { return fieldprint::cli::run_command_line(argc, argv); }
+int main(int argc, char** argv) {
+  // Where files may not grow, writing fails and is reported, as on a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
+  return fieldprint::cli::run_command_line(argc, argv);
+}

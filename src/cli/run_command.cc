@@ -77,17 +77,19 @@ std::int64_t blocks_for(const std::vector<core::Request>& requests, std::int32_t
 }
 
 /// Refuses what the machine's memory cannot hold, before it is half done.
-Status check_memory(const weights::ModelFile& file, std::int64_t blocks) {
+Status check_memory(const weights::ModelFile& file, std::int64_t blocks, std::int64_t swap) {
   const weights::ModelSpec& spec = file.spec();
   const std::int64_t block = spec.layers * spec.kv_heads * backend::page_bytes(spec.head_dim);
   const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  const std::int64_t room = memory - file.file_bytes() - (64LL << 20);
+  const std::int64_t room = memory - file.file_bytes() - swap - (64LL << 20);
   if (blocks <= room / block) return {};
   return environment_error(fmt::format(
-      "the model ({} MiB) and {} KV blocks ({:.0f} MiB) do not fit into this machine's {} MiB; ask for fewer "
-      "--kv-blocks (at most {}), a smaller --batch or fewer tokens",
-      file.file_bytes() >> 20, blocks, static_cast<double>(blocks) * static_cast<double>(block) / (1 << 20),
-      memory >> 20, std::max<std::int64_t>(room / block, 0)));
+      "the model ({} MiB){} and {} KV blocks ({:.0f} MiB) do not fit into this machine's {} MiB; ask for "
+      "fewer "
+      "--kv-blocks (at most {}), {}a smaller --batch or fewer tokens",
+      file.file_bytes() >> 20, swap > 0 ? fmt::format(", {} MiB for swapped blocks", swap >> 20) : "", blocks,
+      static_cast<double>(blocks) * static_cast<double>(block) / (1 << 20), memory >> 20,
+      std::max<std::int64_t>(room / block, 0), swap > 0 ? "a smaller --kv-swap, " : ""));
 }
 
 class Run {
@@ -99,7 +101,9 @@ class Run {
   int answer(backend::Backend& backend, std::vector<core::Request> requests) {
     std::int64_t blocks = options_.kv_blocks;
     if (blocks == 0) blocks = blocks_for(requests, options_.batch, file_.spec().context);
-    if (Status status = check_memory(file_, blocks); !status) return report(status.error());
+    const kv::SwapOptions swap{options_.kv_swap_mib << 20, options_.kv_swap_file};
+    const std::int64_t swap_memory = swap.file.empty() ? swap.bytes : 0;
+    if (Status status = check_memory(file_, blocks, swap_memory); !status) return report(status.error());
     engine::Committer::Options commits;
     commits.run_ahead = options_.run_ahead;
     commits.reexecute_share = options_.reexecute_share;
@@ -109,7 +113,8 @@ class Run {
                                    .step_tokens = std::max(options_.prefill_chunk, options_.batch),
                                    .prefill_chunk = options_.prefill_chunk,
                                    .max_batch = options_.batch,
-                                   .prefix_cache = !options_.no_prefix_cache};
+                                   .prefix_cache = !options_.no_prefix_cache,
+                                   .swap = swap};
     auto engine = engine::Engine::create(file_, tokenizer_, backend, settings, events(), committer->get());
     if (!engine) return report(engine.error());
     engine_ = engine->get();
@@ -150,6 +155,11 @@ class Run {
             [this](core::SequenceId id, const engine::Validation& validation) {
               const Given& given = given_.at(id);
               printer_.finished(id, given.request, given.answer, given.body, given.receipt_path, validation);
+            },
+        .notice =
+            [this](std::string_view text) {
+              progress_.clear();
+              fmt::print(stderr, "fieldprint: {}\n", text);
             }};
   }
 
@@ -281,7 +291,20 @@ void add_run_command(CLI::App& app, Action& action) {
   command->add_option("--prefill-chunk", options->prefill_chunk, "tokens of a prompt computed in one step");
   command->add_option("--kv-blocks", options->kv_blocks,
                       "blocks of 64 tokens in the KV cache; 0 = as needed");
-  command->add_flag("--no-prefix-cache", options->no_prefix_cache, "compute every prompt from its start");
+  auto* no_cache =
+      command->add_flag("--no-prefix-cache", options->no_prefix_cache, "compute every prompt from its start");
+  auto* swap =
+      command
+          ->add_option(
+              "--kv-swap", options->kv_swap_mib,
+              "MiB of host memory for KV blocks that had to make room, so that they come back instead "
+              "of being computed again; 0 = none")
+          ->check(CLI::Range(std::int64_t{0}, bounds::kMaxKvSwapBytes >> 20))
+          ->excludes(no_cache);
+  command
+      ->add_option("--kv-swap-file", options->kv_swap_file,
+                   "keep them in this new file instead; its name is taken away at once")
+      ->needs(swap);
   command
       ->add_option(
           "--stream", options->stream,

@@ -24,6 +24,8 @@ struct RunOptions {
   std::int32_t prefill_chunk = 512;
   std::int64_t kv_blocks = 0;  ///< 0: as many as the prompts need
   bool no_prefix_cache = false;
+  std::int64_t kv_swap_mib = 0;
+  std::string kv_swap_file;
   std::string stream = "optimistic";
   std::int32_t run_ahead = 16;
   double reexecute_share = 1.0 / 512;

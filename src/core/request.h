@@ -99,9 +99,10 @@ struct Answer {
       blocks;                      ///< KV of prompt and output but for the last token, which no step has read
   std::vector<float> anchor_mass;  ///< [layers] mean over heads and generated tokens; empty without anchors
 
-  std::int64_t cached_tokens = 0;  ///< of the prompt, found in the prefix cache at its first admission
-  double prefill_seconds = 0;      ///< from first admission to the first token
-  double decode_seconds = 0;       ///< from the first token to the last
+  std::int64_t cached_tokens = 0;   ///< of the prompt, found in the prefix cache at its first admission
+  std::int64_t swapped_tokens = 0;  ///< brought back from the swap area, at any of its admissions
+  double prefill_seconds = 0;       ///< from first admission to the first token
+  double decode_seconds = 0;        ///< from the first token to the last
 };
 
 }  // namespace fieldprint::core

@@ -31,6 +31,9 @@ Status check(const Options& options) {
     return caller_error(
         fmt::format("the scrubber's share of the time is {}, but must be from 0 to 1", options.scrub_share));
   }
+  if (options.swap.bytes != 0 && !options.hash_pages) {
+    return caller_error("blocks cannot be swapped without digests to check them by");
+  }
   return {};
 }
 
@@ -62,13 +65,19 @@ Result<std::unique_ptr<Engine>> Engine::create(const weights::ModelFile& file,
   kv::BlockPool pool(geometry, options.kv_blocks,
                      kv::backend_memory(backend, options.kv_blocks * geometry.block_bytes()),
                      options.placement_seed);
-  return std::unique_ptr<Engine>(
-      new Engine(file, tokenizer, backend, options, std::move(events), commits, std::move(pool)));
+  std::unique_ptr<kv::SwapArea> swap;
+  if (options.swap.bytes != 0 && options.prefix_cache) {
+    auto area = kv::SwapArea::create(geometry, options.swap);
+    if (!area) return area.error();
+    swap = std::move(*area);
+  }
+  return std::unique_ptr<Engine>(new Engine(file, tokenizer, backend, options, std::move(events), commits,
+                                            std::move(pool), std::move(swap)));
 }
 
 Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer,
                backend::Backend& backend, const Options& options, Events events, Commits* commits,
-               kv::BlockPool pool)
+               kv::BlockPool pool, std::unique_ptr<kv::SwapArea> swap)
     : file_(file),
       tokenizer_(tokenizer),
       options_(options),
@@ -77,7 +86,7 @@ Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& token
       model_(file, backend, options.step_tokens, options.max_batch),
       pool_(std::move(pool)),
       cache_(pool_, options.hash_pages ? kv::backend_page_hasher(backend, pool_) : no_page_hasher(pool_),
-             options.prefix_cache),
+             options.prefix_cache, std::move(swap)),
       scrubber_(cache_, options.hash_pages ? options.scrub_share : 0),
       root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}
 
@@ -193,6 +202,7 @@ EngineStats Engine::stats() const {
   stats.cache = cache_.stats();
   stats.free_blocks = pool_.free_blocks();
   stats.scrubbed_blocks = scrubber_.checked();
+  stats.damaged_blocks += static_cast<std::int64_t>(stats.cache.swap.damaged);
   return stats;
 }
 

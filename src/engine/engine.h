@@ -28,6 +28,7 @@ struct Options {
   std::int32_t prefill_chunk = 512;  ///< tokens of one sequence in one step
   std::int32_t max_batch = 8;        ///< sequences running
   bool prefix_cache = true;
+  kv::SwapOptions swap = {};         ///< for blocks evicted from the prefix cache; without that, without use
   std::uint64_t placement_seed = 0;  ///< shuffles where blocks lie; never changes a result
   bool ignore_end = false;           ///< for measurements: answers always go on to max_tokens
   bool hash_pages = true;            ///< for measurements: without, blocks have no digests
@@ -57,6 +58,8 @@ struct Events {
   std::function<void(core::SequenceId, const commit::Receipt&)> recorded{};
   /// All commits of a recorded answer are validated.
   std::function<void(core::SequenceId, const Validation&)> validated{};
+  /// Something went wrong that costs time and no answer: the swap area fails, or gave altered bytes back.
+  std::function<void(std::string_view)> notice{};
 };
 
 struct EngineStats {
@@ -65,7 +68,8 @@ struct EngineStats {
   std::int64_t preemptions = 0;
   std::int64_t free_blocks = 0;  ///< neither held nor cached
   std::int64_t scrubbed_blocks = 0;
-  std::int64_t damaged_blocks = 0;  ///< whose bytes had changed; dropped and computed again
+  /// Whose bytes had changed, in the pool or in the swap area; dropped and computed again.
+  std::int64_t damaged_blocks = 0;
   kv::CacheStats cache;
 };
 
@@ -84,6 +88,10 @@ struct EngineStats {
 /// tokens may have been given out, and stands if the tokens do. Blocks that a table gives up are checked
 /// first, so that commits before a preemption depend on no page after it. Pages damaged between being written
 /// and being full and hashed are found by computing again alone.
+///
+/// A block that comes back from the swap area altered is dropped before anything uses it, with all swapped
+/// ones that were computed after it, and its tokens are computed again. No trajectory depends on it: who held
+/// it had it checked before it was given up, and who did not never saw it.
 class Engine {
  public:
   /// Model file, tokenizer, backend and commits must outlive the engine; without `commits` nothing is
@@ -115,7 +123,8 @@ class Engine {
  private:
   friend struct EngineProbe;  // tests damage pages through it
   Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& tokenizer, backend::Backend& backend,
-         const Options& options, Events events, Commits* commits, kv::BlockPool pool);
+         const Options& options, Events events, Commits* commits, kv::BlockPool pool,
+         std::unique_ptr<kv::SwapArea> swap);
 
   Status check(const core::Request& request) const;
   kv::BlockKey pin_anchors(const core::Request& request);
@@ -127,6 +136,7 @@ class Engine {
   scheduler::Decision plan();
   void release_preempted(const scheduler::Decision& decision);
   void admit(const scheduler::Decision& decision);
+  void report_swap();
   std::vector<Sequence*> place_tokens(const scheduler::Decision& decision);
   /// The token after each sequence of the batch whose tokens are all computed, in order.
   std::vector<std::int32_t> compute(const std::vector<Sequence*>& batch);
@@ -190,6 +200,7 @@ class Engine {
     std::function<void(const EffectOutcome&)> outcome;
   };
   std::map<EffectId, Effect> effects_;  ///< that wait for their outcome
+  std::uint64_t swap_damage_told_ = 0;
   bool stepping_ = false;
   core::SequenceId next_id_ = 1;
   EngineStats stats_;

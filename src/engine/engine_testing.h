@@ -11,6 +11,7 @@
 
 #include "backend/select.h"
 #include "engine/engine.h"
+#include "kv/swap_testing.h"
 #include "weights/tiny_file_testing.h"
 
 namespace fieldprint::engine {
@@ -48,6 +49,10 @@ struct EngineProbe {
       if (engine.cache_.sealed(block)) sealed.push_back(block);
     }
     if (!sealed.empty()) engine.pool_.data(sealed[which % sealed.size()])[byte] ^= 1;
+  }
+  /// Flips bits of a swapped block, chosen by a number, where they lie. False if nothing is swapped.
+  bool damage_swapped(std::uint64_t which, std::int64_t byte, std::uint8_t bits = 1) {
+    return kv::SwapProbe(engine.cache_).alter_any(which, byte, bits);
   }
   /// What the scrubber does when it comes by: hashes every sealed block.
   void scrub_all() {
@@ -130,7 +135,8 @@ class Served {
                      .recorded = [this](SequenceId id,
                                         const commit::Receipt& receipt) { receipts.emplace(id, receipt); },
                      .validated = [this](SequenceId id,
-                                         const Validation& found) { validated.emplace(id, found); }},
+                                         const Validation& found) { validated.emplace(id, found); },
+                     .notice = [this](std::string_view text) { notices.emplace_back(text); }},
                     commits)
                     .value()) {}
 
@@ -155,6 +161,7 @@ class Served {
   std::function<void(SequenceId)> on_finished;
   std::map<SequenceId, commit::Receipt> receipts;
   std::map<SequenceId, Validation> validated;
+  std::vector<std::string> notices;
 
  private:
   std::unique_ptr<backend::Backend> backend_;

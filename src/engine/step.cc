@@ -34,6 +34,7 @@ bool Engine::step() {
     await_news();
   }
   scrub(Clock::now() - start);
+  report_swap();
   stepping_ = false;
   for (const core::SequenceId id : std::exchange(ended_, {})) drop(id);
   return !sequences_.empty() || !effects_.empty();
@@ -59,8 +60,10 @@ scheduler::SequenceView Engine::view(const Sequence& sequence) const {
     return view;
   }
   const kv::PrefixCache::Probe probe = cache_.probe(sequence.prefix_keys);
-  if (probe.blocks > 0) view.computed = std::min(request.layout.block_end(probe.blocks - 1), tokens - 1);
+  const std::int64_t found = probe.blocks + probe.swapped;
+  if (found > 0) view.computed = std::min(request.layout.block_end(found - 1), tokens - 1);
   view.cached_blocks = probe.cached;
+  view.swapped_blocks = probe.swapped;
   view.pinned_blocks = probe.pinned;
   return view;
 }
@@ -139,17 +142,34 @@ void Engine::release_preempted(const scheduler::Decision& decision) {
   }
 }
 
+/// All take what is resident before any has swapped blocks brought back, for which others may be evicted.
 void Engine::admit(const scheduler::Decision& decision) {
+  const auto computed = [this](core::SequenceId id) {
+    const std::span<const std::int32_t> known = sequences_.at(id)->known();
+    return known.first(known.size() - 1);
+  };
+  for (const core::SequenceId id : decision.admit) sequences_.at(id)->table.match_prefix(computed(id));
   for (const core::SequenceId id : decision.admit) {
     Sequence& sequence = *sequences_.at(id);
-    const std::span<const std::int32_t> known = sequence.known();
-    const std::int64_t cached = sequence.table.match_prefix(known.first(known.size() - 1));
+    sequence.answer.swapped_tokens += sequence.table.bring_back(computed(id));
     sequence.running = true;
     if (!sequence.admitted) {
       sequence.admitted = Clock::now();
-      sequence.answer.cached_tokens = cached;
+      sequence.answer.cached_tokens = sequence.table.size();
     }
   }
+}
+
+void Engine::report_swap() {
+  if (!events_.notice) return;
+  if (const auto trouble = cache_.take_swap_trouble()) {
+    events_.notice(*trouble + "; what it does not hold is computed again");
+  }
+  const std::uint64_t damaged = cache_.stats().swap.damaged;
+  if (damaged == swap_damage_told_) return;
+  swap_damage_told_ = damaged;
+  events_.notice(fmt::format(
+      "swapped KV blocks came back altered, {} so far; their tokens are computed again", damaged));
 }
 
 /// Gives the tokens of the step their slots.

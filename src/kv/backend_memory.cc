@@ -18,6 +18,12 @@ class BackendMemory final : public BlockMemory {
   void copy(std::int64_t from, std::int64_t to, std::int64_t bytes) override {
     backend_.copy(base_ + to, base_ + from, bytes);
   }
+  void download(void* host, std::int64_t from, std::int64_t bytes) const override {
+    backend_.download(host, base_ + from, bytes);
+  }
+  void upload(std::int64_t to, const void* host, std::int64_t bytes) override {
+    backend_.upload(base_ + to, host, bytes);
+  }
 
  private:
   backend::Backend& backend_;

@@ -34,6 +34,14 @@ class MappedMemory final : public BlockMemory {
     std::memcpy(base_ + to, base_ + from, static_cast<std::size_t>(bytes));
   }
 
+  void download(void* host, std::int64_t from, std::int64_t bytes) const override {
+    std::memcpy(host, base_ + from, static_cast<std::size_t>(bytes));
+  }
+
+  void upload(std::int64_t to, const void* host, std::int64_t bytes) override {
+    std::memcpy(base_ + to, host, static_cast<std::size_t>(bytes));
+  }
+
  private:
   std::uint8_t* base_;
   std::size_t bytes_;
@@ -159,6 +167,16 @@ BlockId BlockPool::copy_on_write(BlockId block) {
   memory_->copy(offset(block), offset(copy), geometry_.block_bytes());
   release(block);
   return copy;
+}
+
+void BlockPool::download(BlockId block, std::uint8_t* host) const {
+  CHECK(references(block) > 0, "block {} is free", block);
+  memory_->download(host, offset(block), geometry_.block_bytes());
+}
+
+void BlockPool::upload(BlockId block, const std::uint8_t* host) {
+  CHECK(references(block) == 1, "block {} has {} holders", block, references(block));
+  memory_->upload(offset(block), host, geometry_.block_bytes());
 }
 
 void BlockPool::clear_slots(BlockId block, std::int32_t first_slot) {

@@ -38,6 +38,9 @@ class BlockMemory {
   /// Zeroes `rows` rows of `row_bytes`, `stride` bytes apart.
   virtual void zero(std::int64_t offset, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) = 0;
   virtual void copy(std::int64_t from, std::int64_t to, std::int64_t bytes) = 0;
+  /// To and from host memory, which is free to be used when they return.
+  virtual void download(void* host, std::int64_t from, std::int64_t bytes) const = 0;
+  virtual void upload(std::int64_t to, const void* host, std::int64_t bytes) = 0;
 };
 
 /// Host memory mapped on demand. Environment error if the address space is refused.
@@ -72,6 +75,10 @@ class BlockPool {
   /// A block with the same bytes and one reference, in exchange for the caller's reference to `block`:
   /// `block` itself if the caller is its only holder, else a copy (the pool must have a free block).
   BlockId copy_on_write(BlockId block);
+  /// Copies the block's geometry().block_bytes() bytes to host memory, or from there into a block with one
+  /// reference.
+  void download(BlockId block, std::uint8_t* host) const;
+  void upload(BlockId block, const std::uint8_t* host);
   /// Zeroes the slots from `first_slot` on, in every page of the block.
   void clear_slots(BlockId block, std::int32_t first_slot);
 

@@ -1,5 +1,6 @@
 #include "kv/block_table.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/bounds.h"
@@ -51,6 +52,21 @@ std::int64_t BlockTable::match_prefix(std::span<const std::int32_t> tokens) {
   const std::int64_t count = matched == 0 ? 0 : layout_.block_end(matched - 1);
   tokens_.assign(tokens.begin(), tokens.begin() + count);
   return count;
+}
+
+std::int64_t BlockTable::bring_back(std::span<const std::int32_t> tokens) {
+  if (!cache_->swaps()) return 0;
+  const std::vector<BlockKey> keys = chain_keys(root_, layout_, odds_, tokens);
+  const std::size_t held = keys_.size();
+  CHECK(held == blocks_.size() && held <= keys.size() && std::equal(keys_.begin(), keys_.end(), keys.begin()),
+        "the table holds something else");
+  const std::vector<BlockId> back = cache_->bring_back(std::span(keys).subspan(held));
+  if (back.empty()) return 0;
+  blocks_.insert(blocks_.end(), back.begin(), back.end());
+  keys_.assign(keys.begin(), keys.begin() + std::ssize(blocks_));
+  const std::int64_t before = size();
+  tokens_.assign(tokens.begin(), tokens.begin() + layout_.block_end(std::ssize(blocks_) - 1));
+  return size() - before;
 }
 
 bool BlockTable::tail_shared() const {
@@ -134,17 +150,17 @@ bool BlockTable::truncate(std::int64_t count) {
   }
   const auto kept = static_cast<std::size_t>(layout_.blocks_for(count));
   const auto full = static_cast<std::size_t>(layout_.full_blocks(count));
-  if (full < kept) {
-    const std::optional<BlockId> tail = cache_->make_writable(blocks_[kept - 1]);
-    if (!tail) {
-      return false;
-    }
-    blocks_[kept - 1] = *tail;
-    cache_->pool().clear_slots(*tail, layout_.place(count).slot);
+  const bool cuts = full < kept;
+  if (cuts && cache_->copied_on_write(blocks_[kept - 1]) && cache_->available_blocks() == 0) {
+    return false;
   }
   while (blocks_.size() > kept) {
     cache_->release(blocks_.back());
     blocks_.pop_back();
+  }
+  if (cuts) {
+    blocks_[kept - 1] = cache_->make_writable(blocks_[kept - 1]).value();
+    cache_->pool().clear_slots(blocks_[kept - 1], layout_.place(count).slot);
   }
   tokens_.resize(static_cast<std::size_t>(count));
   if (keys_.size() > full) {

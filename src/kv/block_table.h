@@ -12,8 +12,8 @@
 namespace fieldprint::kv {
 
 /// The block table of one sequence. A step uses it thus:
-///   match_prefix (once, empty table) → append (before the kernels, which write the new slots) → seal_filled
-///   (after the kernels) → append …
+///   match_prefix, bring_back (once, empty table) → append (before the kernels, which write the new slots) →
+///   seal_filled (after the kernels) → append …
 /// All blocks but the last are full; full blocks are sealed by seal_filled and read-only from then on. A
 /// partly filled last block is exclusive when append returns. Move-only; releases its blocks at its end.
 /// The cache must outlive it.
@@ -48,6 +48,9 @@ class BlockTable {
   /// Takes the longest cached prefix of `tokens` (a sequence from position 0); returns how many tokens it
   /// holds. The table must be empty. Logits need the last token computed: pass all tokens but that one.
   std::int64_t match_prefix(std::span<const std::int32_t> tokens);
+  /// After match_prefix with the same tokens: brings back what of the prefix that follows is swapped; returns
+  /// how many tokens that is. Separate, because it may evict what another match counts on.
+  std::int64_t bring_back(std::span<const std::int32_t> tokens);
 
   /// Blocks that append of `count` more tokens would acquire, with the copy of a shared last block.
   std::int64_t blocks_needed(std::int64_t count) const;

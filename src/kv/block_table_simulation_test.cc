@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -9,12 +10,24 @@
 
 #include "kv/block_table.h"
 #include "kv/fake_kernel.h"
+#include "kv/swap_testing.h"
 
 namespace fieldprint::kv {
 namespace {
 
 constexpr KvGeometry kGeometry{.layers = 1, .kv_heads = 2, .head_dim = 2};
 const BlockKey kRoot = root_key(sha256(std::string_view("model")), "canon-1");
+
+constexpr std::int64_t kManySlots = 4000;  ///< more than a life fills
+
+/// No swap area, one that is always full, one in memory and one in a file.
+std::unique_ptr<SwapArea> area_for(std::uint64_t seed) {
+  constexpr std::int64_t kSlots[] = {0, 3, kManySlots, kManySlots};
+  const std::size_t kind = seed / 3 % 4;
+  if (kind == 0) return nullptr;
+  const std::string path = ::testing::TempDir() + "/simulation-" + std::to_string(::getpid());
+  return SwapArea::create(kGeometry, {kSlots[kind] * kGeometry.block_bytes(), kind == 3 ? path : ""}).value();
+}
 
 /// Random tables over one pool, checked after every operation against what follows from the tables alone:
 /// who holds what, which bytes must be where, which digests they have.
@@ -24,7 +37,8 @@ class Simulation {
       : random_(seed),
         pool_(
             std::move(BlockPool::create(kGeometry, 8 + static_cast<std::int64_t>(seed % 17), seed)).value()),
-        cache_(pool_, host_page_hasher(pool_), seed % 3 != 0) {}
+        cache_(pool_, host_page_hasher(pool_), seed % 3 != 0, area_for(seed)),
+        never_full_(seed / 3 % 4 >= 2) {}
 
   void run(int operations) {
     for (int i = 0; i < operations; ++i) {
@@ -38,14 +52,26 @@ class Simulation {
     leases_.clear();
     EXPECT_EQ(cache_.available_blocks(), pool_.blocks());
     EXPECT_EQ(cache_.stats().pinned_blocks, 0);
+    swap_ = cache_.stats().swap;
     cache_.clear();
+    EXPECT_EQ(cache_.stats().swap.blocks, 0);
     EXPECT_EQ(pool_.free_blocks(), pool_.blocks());
   }
+
+  /// Before the end.
+  const SwapStats& swap() const { return swap_; }
 
  private:
   struct Lease {
     AnchorLease lease;
     std::vector<BlockKey> keys;
+  };
+
+  /// What a table held that is gone.
+  struct Left {
+    core::BlockLayout layout;
+    AnchorOdds odds;
+    std::vector<std::int32_t> tokens;
   };
 
   std::size_t below(std::size_t bound) { return static_cast<std::size_t>(random_() % bound); }
@@ -66,32 +92,49 @@ class Simulation {
 
   void operate() {
     const std::size_t choice = below(100);
-    if (choice < 15 || tables_.empty()) {
+    if (choice < 20 || tables_.empty()) {
       create();
-    } else if (choice < 60) {
+    } else if (choice < 55) {
       append(*tables_[below(tables_.size())]);
-    } else if (choice < 68) {
+    } else if (choice < 60) {
       tables_.push_back(std::make_unique<BlockTable>(tables_[below(tables_.size())]->fork()));
-    } else if (choice < 76) {
+    } else if (choice < 66) {
       truncate(*tables_[below(tables_.size())]);
-    } else if (choice < 86) {
-      tables_.erase(tables_.begin() + static_cast<std::ptrdiff_t>(below(tables_.size())));
-    } else if (choice < 91) {
+    } else if (choice < 82) {
+      for (std::size_t i = 1 + below(4); i > 0 && !tables_.empty(); --i) end();
+    } else if (choice < 87) {
       lease();
-    } else if (choice < 95 && !leases_.empty()) {
+    } else if (choice < 91 && !leases_.empty()) {
       leases_.erase(leases_.begin() + static_cast<std::ptrdiff_t>(below(leases_.size())));
-    } else if (choice < 98) {
+    } else if (choice < 94) {
       damage();
+    } else if (choice < 99) {
+      alter();
     } else {
       cache_.clear();
     }
   }
 
+  /// A sequence ends, or is preempted and may come back.
+  void end() {
+    const auto ended = tables_.begin() + static_cast<std::ptrdiff_t>(below(tables_.size()));
+    const BlockTable& table = **ended;
+    if (below(3) > 0) {
+      left_.push_back({table.layout(), table.odds(), {table.tokens().begin(), table.tokens().end()}});
+    }
+    tables_.erase(ended);
+  }
+
   void create() {
-    const AnchorOdds odds = below(2) == 0 ? AnchorOdds{} : AnchorOdds{0.5F, 4.0F};
-    auto table = std::make_unique<BlockTable>(cache_, kRoot, random_layout(), odds);
-    const std::vector<std::int32_t> tokens =
-        next_tokens(0, 1 + static_cast<std::int64_t>(below(300)), below(3));
+    Left from{random_layout(), below(2) == 0 ? AnchorOdds{} : AnchorOdds{0.5F, 4.0F},
+              next_tokens(0, 1 + static_cast<std::int64_t>(below(300)), below(3))};
+    if (!left_.empty() && below(3) > 0) {
+      const auto back = left_.begin() + static_cast<std::ptrdiff_t>(below(left_.size()));
+      from = std::move(*back);
+      left_.erase(back);
+    }
+    const std::vector<std::int32_t>& tokens = from.tokens;
+    auto table = std::make_unique<BlockTable>(cache_, kRoot, from.layout, from.odds);
     const std::vector<BlockKey> keys = chain_keys(kRoot, table->layout(), table->odds(), tokens);
     const PrefixCache::Probe probe = cache_.probe(keys);
     const std::int64_t available = cache_.available_blocks();
@@ -100,7 +143,40 @@ class Simulation {
     EXPECT_EQ(cache_.available_blocks(), available - probe.cached);
     EXPECT_EQ(table->pinned_blocks(), probe.pinned);
     EXPECT_EQ(table->size(), matched);
+    bring_back(*table, tokens, std::span(keys).subspan(static_cast<std::size_t>(probe.blocks)),
+               probe.swapped);
     tables_.push_back(std::move(table));
+  }
+
+  /// All that is swapped, as far as there are blocks for it, up to the first that was altered.
+  void bring_back(BlockTable& table, std::span<const std::int32_t> tokens, std::span<const BlockKey> keys,
+                  std::int64_t swapped) {
+    const std::int64_t available = cache_.available_blocks();
+    const std::int64_t held = std::ssize(table.blocks());
+    const std::int64_t before = table.size();
+    const std::int64_t added = table.bring_back(tokens);
+    EXPECT_EQ(table.size(), before + added);
+    const std::int64_t came = std::ssize(table.blocks()) - held;
+    EXPECT_EQ(cache_.available_blocks(), available - came);
+    std::int64_t expected = std::min(swapped, available);
+    for (std::int64_t i = 0; i < expected; ++i) {
+      if (altered_.contains(keys[static_cast<std::size_t>(i)])) expected = i;
+    }
+    EXPECT_LE(came, expected);
+    if (never_full_) {
+      EXPECT_EQ(came, expected);
+    }
+  }
+
+  /// Alters a bit of a swapped block.
+  void alter() {
+    if (!cache_.swaps()) return;
+    SwapProbe probe(cache_);
+    const std::vector<BlockKey> keys = probe.keys();
+    if (keys.empty()) return;
+    const BlockKey key = keys[below(keys.size())];
+    if (!altered_.insert(key).second) return;  // a second time might mend it
+    probe.alter(key, static_cast<std::int64_t>(below(static_cast<std::size_t>(kGeometry.block_bytes()))), 4);
   }
 
   void append(BlockTable& table) {
@@ -175,6 +251,23 @@ class Simulation {
     }
     check_tables(holders, leased);
     check_pool(holders, leased);
+    if (cache_.swaps()) check_swapped();
+  }
+
+  /// Content is in the pool or swapped, and whatever is swapped can be reached from the root.
+  void check_swapped() {
+    const SwapProbe probe(cache_);
+    const std::vector<BlockKey> keys = probe.keys();
+    const std::set<BlockKey> swapped(keys.begin(), keys.end());
+    ASSERT_EQ(std::ssize(swapped), cache_.stats().swap.blocks);
+    std::erase_if(altered_, [&](const BlockKey& key) { return !swapped.contains(key); });
+    for (const BlockKey& key : keys) {
+      ASSERT_EQ(cache_.probe(std::span(&key, 1)).blocks, 0) << "resident and swapped";
+      const BlockKey& parent = probe.parent(key);
+      ASSERT_TRUE(parent == kRoot || swapped.contains(parent) ||
+                  cache_.probe(std::span(&parent, 1)).blocks == 1)
+          << "cannot be found any more";
+    }
   }
 
   void check_tables(const std::map<BlockId, std::int32_t>& holders, const std::set<BlockKey>& leased) {
@@ -238,17 +331,29 @@ class Simulation {
   std::mt19937_64 random_;
   BlockPool pool_;
   PrefixCache cache_;
+  bool never_full_;             ///< no swapped block is dropped for want of room
+  std::set<BlockKey> altered_;  ///< swapped blocks
+  SwapStats swap_;
   std::vector<Lease> leases_;
   std::set<BlockKey> pinned_;  ///< after the last operation
   std::vector<std::unique_ptr<BlockTable>> tables_;
+  std::vector<Left> left_;
 };
 
 TEST(BlockTableSimulation, PoolCacheAndTablesAgreeWithTheNaiveModel) {
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  SwapStats all;
+  for (std::uint64_t seed = 1; seed <= 80; ++seed) {
     SCOPED_TRACE(seed);
-    Simulation(seed).run(250);
+    Simulation life(seed);
+    life.run(400);
     ASSERT_FALSE(HasFailure());
+    all.swapped_out += life.swap().swapped_out;
+    all.swapped_in += life.swap().swapped_in;
+    all.damaged += life.swap().damaged;
   }
+  EXPECT_GT(all.swapped_out, 1000U);
+  EXPECT_GT(all.swapped_in, 100U);
+  EXPECT_GT(all.damaged, 10U);
 }
 
 /// Sequences come and go under heavy pressure; the leased anchors are computed once and never again.

@@ -7,33 +7,11 @@
 
 namespace fieldprint::kv {
 
-AnchorLease::AnchorLease(AnchorLease&& other) noexcept
-    : cache_(std::exchange(other.cache_, nullptr)), keys_(std::move(other.keys_)) {
-  other.keys_.clear();
-}
-
-AnchorLease& AnchorLease::operator=(AnchorLease&& other) noexcept {
-  if (this != &other) {
-    end();
-    cache_ = std::exchange(other.cache_, nullptr);
-    keys_ = std::move(other.keys_);
-    other.keys_.clear();
-  }
-  return *this;
-}
-
-void AnchorLease::end() {
-  if (cache_ != nullptr) {
-    cache_->end_lease(keys_);
-    cache_ = nullptr;
-  }
-  keys_.clear();
-}
-
-PrefixCache::PrefixCache(BlockPool& pool, PageHasher hasher, bool enabled)
+PrefixCache::PrefixCache(BlockPool& pool, PageHasher hasher, bool enabled, std::unique_ptr<SwapArea> swap)
     : pool_(pool),
       hasher_(std::move(hasher)),
       enabled_(enabled),
+      swap_(std::move(swap)),
       entries_(static_cast<std::size_t>(pool.blocks())) {
   CHECK(pool.free_blocks() == pool.blocks(), "the pool is in use");
 }
@@ -80,7 +58,8 @@ BlockState PrefixCache::state(BlockId block) const {
 }
 
 CacheStats PrefixCache::stats() const {
-  return {static_cast<std::int64_t>(lru_.size()), pinned_blocks_, evictions_, duplicates_};
+  return {static_cast<std::int64_t>(lru_.size()), pinned_blocks_, evictions_, duplicates_,
+          swap_ ? swap_->stats() : SwapStats()};
 }
 
 std::optional<BlockId> PrefixCache::acquire() {
@@ -110,10 +89,9 @@ void PrefixCache::release(BlockId block) {
 
 std::optional<BlockId> PrefixCache::make_writable(BlockId block) {
   CHECK(holders(block) > 0, "block {} is held by no table", block);
-  Entry& e = entry(block);
-  if (holders(block) == 1 && !e.indexed) {
+  if (!copied_on_write(block)) {
     settle(block);
-    e = Entry{};
+    entry(block) = Entry{};
     return block;
   }
   if (available_blocks() == 0) {
@@ -151,6 +129,11 @@ PrefixCache::Probe PrefixCache::probe(std::span<const BlockKey> keys) const {
     ++probe.blocks;
     probe.cached += entry(found->second).evictable ? 1 : 0;
     probe.pinned += leased(key) ? 1 : 0;
+  }
+  const auto rest = keys.subspan(static_cast<std::size_t>(probe.blocks));
+  while (swap_ && probe.swapped < std::ssize(rest) &&
+         swap_->contains(rest[static_cast<std::size_t>(probe.swapped)])) {
+    ++probe.swapped;
   }
   return probe;
 }
@@ -227,12 +210,18 @@ BlockId PrefixCache::seal_one(const SealRequest& request) {
   e.parent = request.parent;
   const bool reachable = request.segment == core::Segment::kSink || index_.contains(request.parent);
   if (reachable && (enabled_ || request.segment != core::Segment::kContext)) {
-    pool_.retain(request.block);
-    e.indexed = true;
-    index_.emplace(request.key, request.block);
-    pinned_blocks_ += leased(request.key) ? 1 : 0;
+    if (swap_) swap_->supersede(request.key);
+    index(request.block);
   }
   return request.block;
+}
+
+void PrefixCache::index(BlockId block) {
+  Entry& e = entry(block);
+  pool_.retain(block);
+  e.indexed = true;
+  index_.emplace(e.key, block);
+  pinned_blocks_ += leased(e.key) ? 1 : 0;
 }
 
 bool PrefixCache::sealed(BlockId block) const { return entry(block).sealed; }
@@ -289,6 +278,11 @@ std::vector<BlockId> PrefixCache::discard(BlockId block) {
       }
     }
   }
+  if (swap_) {
+    std::vector<BlockKey> keys;
+    for (const BlockId lost : doomed) keys.push_back(entry(lost).key);
+    swap_->drop(keys);
+  }
   std::vector<BlockId> held;
   for (const BlockId lost : doomed) {
     if (holders(lost) > 0) {
@@ -303,39 +297,9 @@ std::vector<BlockId> PrefixCache::discard(BlockId block) {
 
 void PrefixCache::clear() {
   while (!lru_.empty()) {
-    evict_one();
+    remove_from_index(lru_.front());
   }
-}
-
-AnchorLease PrefixCache::lease(std::vector<BlockKey> keys) {
-  for (const BlockKey& key : keys) {
-    if (++leases_[key] > 1) {
-      continue;
-    }
-    const auto found = index_.find(key);
-    if (found != index_.end()) {
-      ++pinned_blocks_;
-      refresh(found->second);
-    }
-  }
-  return AnchorLease(*this, std::move(keys));
-}
-
-void PrefixCache::end_lease(std::span<const BlockKey> keys) {
-  // The last block first, as tables do, so that the chain is evicted from its end.
-  for (auto key = keys.rbegin(); key != keys.rend(); ++key) {
-    const auto lease = leases_.find(*key);
-    CHECK(lease != leases_.end(), "the lease has ended");
-    if (--lease->second > 0) {
-      continue;
-    }
-    leases_.erase(lease);
-    const auto found = index_.find(*key);
-    if (found != index_.end()) {
-      --pinned_blocks_;
-      refresh(found->second);
-    }
-  }
+  if (swap_) swap_->clear();
 }
 
 /// Brings an indexed block's place in the eviction order up to date with its holders and leases.
@@ -384,6 +348,11 @@ void PrefixCache::remove_from_index(BlockId block) {
 void PrefixCache::evict_one() {
   const BlockId victim = lru_.front();
   CHECK(state(victim) == BlockState::kCached && holders(victim) == 0, "block {} must not be evicted", victim);
+  if (swap_) {
+    settle(victim);
+    const Entry& e = entry(victim);
+    swap_->put({e.key, e.parent, e.digest}, pool_, victim);
+  }
   remove_from_index(victim);
   ++evictions_;
 }

@@ -13,6 +13,7 @@
 #include "kv/block_digest.h"
 #include "kv/block_key.h"
 #include "kv/block_pool.h"
+#include "kv/swap_area.h"
 
 namespace fieldprint::kv {
 
@@ -38,8 +39,18 @@ namespace fieldprint::kv {
 ///   pinned → shared, cached, free   the last lease ends (free: no table, and the cache is off)
 ///   any indexed → not indexed       discard, with its descendants: free, or shared until released
 ///
-/// Tables release their last block first, so that a chain is evicted from its end and what stays cached is
-/// always reachable from the root.
+/// With a swap area, content has a place outside the pool too; it is in the pool or swapped, never both.
+///
+///   cached → free, content swapped         eviction to make room, its digest final; not clear or discard
+///   free, content swapped → shared, pinned bring_back, into a block of its own, if the bytes have the digest
+///                                          with which they left (pinned: if the key is leased)
+///   content swapped → dropped              it has another digest, cannot be read, is the oldest when room is
+///                                          wanted, was computed again, descends from what is discarded or
+///                                          dropped; clear
+///
+/// Pinned blocks never leave. Tables release their last block first, so that a chain is evicted from its end
+/// and what stays cached or swapped is always reachable from the root. A swapped block may have been damaged
+/// before it left, and others computed from it, so what descends from one with another digest is not used.
 enum class BlockState : std::uint8_t { kFree, kExclusive, kShared, kCached, kPinned };
 
 class PrefixCache;
@@ -79,6 +90,7 @@ struct CacheStats {
   std::int64_t pinned_blocks = 0;
   std::uint64_t evictions = 0;
   std::uint64_t duplicates = 0;  ///< blocks computed twice and folded into one
+  SwapStats swap;
 };
 
 /// Index of sealed blocks by content, and the tables' only way to the pool. With caching off, sink and
@@ -86,7 +98,9 @@ struct CacheStats {
 /// Not thread-safe: the engine's thread owns it. The pool must outlive the cache.
 class PrefixCache {
  public:
-  PrefixCache(BlockPool& pool, PageHasher hasher, bool enabled = true);
+  /// With caching off, nothing is ever swapped.
+  PrefixCache(BlockPool& pool, PageHasher hasher, bool enabled = true,
+              std::unique_ptr<SwapArea> swap = nullptr);
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
   /// Every table and lease must be gone.
@@ -95,6 +109,7 @@ class PrefixCache {
   BlockPool& pool() { return pool_; }
   const BlockPool& pool() const { return pool_; }
   bool enabled() const { return enabled_; }
+  bool swaps() const { return swap_ != nullptr; }
 
   /// Blocks that acquire() can still hand out: free or cached.
   std::int64_t available_blocks() const;
@@ -103,25 +118,36 @@ class PrefixCache {
   std::int32_t holders(BlockId block) const;
   CacheStats stats() const;
 
-  /// A zeroed exclusive block; evicts the least recently used cached block if none is free. Empty if there
-  /// is nothing to evict.
+  /// What went wrong with the swap area for the first time; given out once.
+  std::optional<std::string> take_swap_trouble();
+
+  /// A zeroed exclusive block; evicts the least recently used cached block if none is free, into the swap
+  /// area if there is one. Empty if there is nothing to evict.
   std::optional<BlockId> acquire();
   /// One more table holds the block.
   void retain(BlockId block);
   /// One table less holds the block.
   void release(BlockId block);
+  /// Whether make_writable has to copy the block.
+  bool copied_on_write(BlockId block) const { return holders(block) > 1 || entry(block).indexed; }
   /// An exclusive block with the bytes of `block`, in exchange for the caller's hold on it; it may be
   /// `block` itself. Empty, and nothing changed, if a copy is needed and no block is available.
   std::optional<BlockId> make_writable(BlockId block);
 
   /// The indexed blocks of the longest cached prefix of `keys`, each retained for the caller's table.
   std::vector<BlockId> match(std::span<const BlockKey> keys);
-  /// The same without taking them: how many blocks match, and how many of these are cached (available now,
-  /// and no longer once matched) and pinned.
+  /// The swapped blocks that begin `keys`, each in a new block that is retained for the caller's table and
+  /// indexed. What precedes them is what match gave, and still held. They are hashed where they lie now, all
+  /// at once, and end before the first whose digest is not the one with which it left, or for which no block
+  /// is available.
+  std::vector<BlockId> bring_back(std::span<const BlockKey> keys);
+  /// How many blocks match, and how many of these are cached (available now, and no longer once matched) and
+  /// pinned; and how many after those are swapped: each takes an available block when it is brought back.
   struct Probe {
     std::int64_t blocks = 0;
     std::int64_t cached = 0;
     std::int64_t pinned = 0;
+    std::int64_t swapped = 0;
   };
   Probe probe(std::span<const BlockKey> keys) const;
 
@@ -147,9 +173,10 @@ class PrefixCache {
   /// The moment at which a sealed block's bytes last had its digest; damage happened after that.
   std::uint64_t good_at(BlockId block) const;
   /// Takes a damaged sealed block and everything computed after it out of the index, so that nobody new
-  /// finds them. Returns the blocks that are still held by tables: these sequences must recompute.
+  /// finds them; what of it is swapped is dropped. Returns the blocks that are still held by tables: these
+  /// sequences must recompute.
   std::vector<BlockId> discard(BlockId block);
-  /// Evicts every cached block.
+  /// Drops every cached block, and every swapped one.
   void clear();
 
   /// Pins the blocks with these keys (a sink and its anchors, in table order).
@@ -157,6 +184,7 @@ class PrefixCache {
 
  private:
   friend class AnchorLease;
+  friend struct SwapProbe;  // tests alter swapped bytes through it
 
   /// What the cache knows of a block beyond the pool's count, which includes one for the index.
   struct Entry {
@@ -185,6 +213,8 @@ class PrefixCache {
   void make_unevictable(BlockId block);
   void remove_from_index(BlockId block);
   void evict_one();
+  std::vector<SwapArea::Content> take_swapped(std::span<const BlockKey> keys, std::vector<BlockId>& blocks);
+  void index(BlockId block);
   void begin_hashing(std::vector<BlockId> blocks);
   /// For whoever gives the block's bytes up.
   void settle(BlockId block);
@@ -194,8 +224,9 @@ class PrefixCache {
   BlockPool& pool_;
   PageHasher hasher_;
   bool enabled_;
-  std::vector<Entry> entries_;    ///< [blocks]
-  std::vector<Hashing> hashing_;  ///< in the order in which it began
+  std::unique_ptr<SwapArea> swap_;  ///< null: what is evicted is lost
+  std::vector<Entry> entries_;      ///< [blocks]
+  std::vector<Hashing> hashing_;    ///< in the order in which it began
   std::unordered_map<BlockKey, BlockId, BlockKeyHash> index_;
   std::unordered_map<BlockKey, std::int64_t, BlockKeyHash> leases_;
   std::list<BlockId> lru_;  ///< evictable blocks, least recently used first

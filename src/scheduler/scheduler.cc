@@ -22,6 +22,9 @@ std::int64_t claim(const SequenceView& s, std::int64_t count) {
 /// Of the next token, if it may be computed now.
 std::int64_t next_claim(const SequenceView& s) { return s.ready ? claim(s, 1) : 0; }
 
+/// Blocks that its admission takes from the available ones for the prefix that it finds.
+std::int64_t prefix_claim(const SequenceView& s) { return s.cached_blocks + s.swapped_blocks; }
+
 /// The most next tokens, at least 0, whose claim is at most `blocks`.
 std::int64_t tokens_in(const SequenceView& s, std::int64_t blocks) {
   const std::int64_t reached = s.layout.blocks_for(s.computed) + blocks - (s.tail_shared ? 1 : 0);
@@ -165,13 +168,13 @@ class Planner {
   /// Its whole prompt, beside the rest of the running prompts and a spare block for each running sequence.
   bool fits(const SequenceView& s) const {
     return running_count_ < budgets_.max_batch &&
-           claim(s, pending(s)) + s.cached_blocks + promised_ + running_count_ <= free_;
+           claim(s, pending(s)) + prefix_claim(s) + promised_ + running_count_ <= free_;
   }
 
   void admit(const SequenceView& s) {
     decision_.admit.push_back(s.id);
     running_count_ += 1;
-    free_ -= s.cached_blocks + claim(s, 1);
+    free_ -= prefix_claim(s) + claim(s, 1);
     promised_ += claim(s, pending(s)) - claim(s, 1);
     run_chunk(s);
   }

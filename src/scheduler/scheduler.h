@@ -20,8 +20,9 @@ struct SequenceView {
   std::uint64_t arrival = 0;  ///< order of arrival, distinct; kept through preemptions
   core::TenantId tenant = 0;
   core::BlockLayout layout = {};
-  std::int64_t tokens = 0;    ///< known tokens, prompt and generated, all to be computed; ≥ 1
-  std::int64_t computed = 0;  ///< of these in the KV cache; waiting: in the matching cached prefix; < tokens
+  std::int64_t tokens = 0;  ///< known tokens, prompt and generated, all to be computed; ≥ 1
+  /// Of these in the KV cache; waiting: in the matching prefix, cached or swapped; < tokens.
+  std::int64_t computed = 0;
   /// The most tokens it may come to hold in the KV cache, ≥ tokens. A sequence that would not fit alone is
   /// impossible. Pass `tokens` to find out only when it grows too long.
   std::int64_t limit_tokens = 0;
@@ -31,6 +32,9 @@ struct SequenceView {
   /// Waiting: blocks of the matching prefix that are only cached: available now, and taken by its
   /// admission (PrefixCache::Probe::cached). 0 if running.
   std::int64_t cached_blocks = 0;
+  /// Waiting: blocks of the matching prefix that are swapped: each takes an available block when its
+  /// admission brings it back (PrefixCache::Probe::swapped). 0 if running.
+  std::int64_t swapped_blocks = 0;
   /// Pinned blocks that its table holds or will match.
   std::int64_t pinned_blocks = 0;
   /// Running: whether it may go on now. One that may not keeps its place and its blocks, unless others need
@@ -64,8 +68,10 @@ struct Impossible {
 };
 
 /// Carry out in this order: fail `impossible`, release `preempt` (they wait again, with all their tokens to
-/// compute), let every one of `admit` match its prefix, and only then append the tokens of `run`: an append
-/// may evict what a later admission counts on.
+/// compute), let every one of `admit` match its prefix, have what of it is swapped brought back, and only
+/// then append the tokens of `run`: bringing back and appending may evict what a later admission counts on.
+/// Where a swapped block turns out to be lost, less of the prefix is there and its tokens are computed with
+/// the others; that never takes more blocks than were counted.
 struct Decision {
   std::vector<core::SequenceId> admit;    ///< waiting → running, each also in run
   std::vector<Run> run;                   ///< the step's batch, decodes first

@@ -21,20 +21,25 @@ struct Sequence {
   std::int64_t final_tokens = 0;  ///< ends when so many are computed
   std::int64_t computed = 0;
   bool running = false;
-  std::int64_t held = 0;    ///< running: blocks of its own, without pinned ones
-  std::int64_t cached = 0;  ///< waiting: its leading full blocks that are still cached, without pinned ones
+  std::int64_t held = 0;     ///< running: blocks of its own, without pinned ones
+  std::int64_t cached = 0;   ///< waiting: its leading full blocks that are still cached, without pinned ones
+  std::int64_t swapped = 0;  ///< waiting: those after them that are swapped
 };
 
 /// What happened, so that the test can tell that it tested something.
 struct Events {
   std::int64_t preemptions = 0;
   std::int64_t evictions = 0;
+  std::int64_t swapped = 0;    ///< of these
+  std::int64_t came_back = 0;  ///< of those
+  std::int64_t lost = 0;       ///< altered, or dropped
   std::int64_t impossible = 0;
   std::int64_t finished = 0;
 };
 
 /// Carries decisions out over a naive block count: anchors of one set are pinned from the start and shared,
-/// preempted sequences leave their full blocks cached, and whoever needs a block evicts somebody's.
+/// preempted sequences leave their full blocks cached, and whoever needs a block evicts somebody's, which is
+/// swapped in most lives, and may be lost there.
 class Engine {
  public:
   explicit Engine(std::uint64_t seed) : random_(seed) {
@@ -46,6 +51,7 @@ class Engine {
     budgets_.pinned_blocks = anchors_.preface_blocks();
     tenants_ = 1 + below(3);
     limits_known_ = seed % 2 == 0;
+    swaps_ = seed % 3 != 0;
   }
 
   const Events& events() const { return events_; }
@@ -112,7 +118,7 @@ class Engine {
   std::int64_t limit(const Sequence& s) const { return limits_known_ ? s.final_tokens : s.tokens; }
 
   SequenceView view(const Sequence& s) const {
-    const std::int64_t prefix = s.layout.preface_tokens() + 64 * s.cached;
+    const std::int64_t prefix = s.layout.preface_tokens() + 64 * (s.cached + s.swapped);
     return {.id = s.id,
             .arrival = s.id,
             .tenant = s.tenant,
@@ -123,6 +129,7 @@ class Engine {
             .tail_shared = false,
             .reclaimable_blocks = s.held,
             .cached_blocks = s.cached,
+            .swapped_blocks = s.swapped,
             .pinned_blocks = s.layout.preface_blocks()};
   }
 
@@ -213,6 +220,7 @@ class Engine {
       s.held = s.cached;
       s.cached = 0;
     }
+    for (const core::SequenceId id : decision.admit) bring_back(live_.at(id));
     std::int64_t running = 0;
     for (const auto& [id, s] : live_) {
       running += s.running ? 1 : 0;
@@ -223,16 +231,27 @@ class Engine {
     }
   }
 
+  /// Now and then only a part of it is there yet.
+  void bring_back(Sequence& s) {
+    const std::int64_t there = below(5) == 0 ? below(s.swapped + 1) : s.swapped;
+    events_.came_back += there;
+    events_.lost += s.swapped - there;
+    s.swapped = 0;
+    take(s, there);
+    s.computed += 64 * there;
+  }
+
+  void take(Sequence& s, std::int64_t blocks) {
+    ASSERT_LE(blocks, available()) << "blocks over-committed";
+    while (free() < blocks) evict();
+    s.held += blocks;
+  }
+
   void compute(const Run& run) {
     Sequence& s = live_.at(run.id);
     ASSERT_TRUE(s.running);
     ASSERT_LE(run.tokens, s.tokens - s.computed);
-    const std::int64_t needed = own_blocks(s, s.computed + run.tokens) - s.held;
-    ASSERT_LE(needed, available()) << "blocks over-committed";
-    while (free() < needed) {
-      evict();
-    }
-    s.held += needed;
+    take(s, own_blocks(s, s.computed + run.tokens) - s.held);
     s.computed += run.tokens;
     shares_.charge(s.tenant, run.tokens);
     if (s.computed == s.tokens) {
@@ -254,7 +273,10 @@ class Engine {
     }
     ASSERT_FALSE(owners.empty());
     ++events_.evictions;
-    --live_.at(owners[static_cast<std::size_t>(below(static_cast<std::int64_t>(owners.size())))]).cached;
+    Sequence& owner = live_.at(owners[static_cast<std::size_t>(below(std::ssize(owners)))]);
+    --owner.cached;
+    events_.swapped += swaps_ ? 1 : 0;
+    owner.swapped += swaps_ ? 1 : 0;
   }
 
   std::mt19937_64 random_;
@@ -262,6 +284,7 @@ class Engine {
   core::BlockLayout anchors_;
   std::int64_t tenants_ = 1;
   bool limits_known_ = true;
+  bool swaps_ = false;
   Events events_;
   FairShare shares_;
   core::SequenceId next_id_ = 0;
@@ -277,11 +300,17 @@ TEST(SchedulerSimulation, KeepsItsGuaranteesAndFinishesEverySequence) {
     ASSERT_FALSE(HasFailure());
     all.preemptions += engine.events().preemptions;
     all.evictions += engine.events().evictions;
+    all.swapped += engine.events().swapped;
+    all.came_back += engine.events().came_back;
+    all.lost += engine.events().lost;
     all.impossible += engine.events().impossible;
     all.finished += engine.events().finished;
   }
   EXPECT_GT(all.preemptions, 300);
   EXPECT_GT(all.evictions, 300);
+  EXPECT_GT(all.swapped, 300);
+  EXPECT_GT(all.came_back, 100);
+  EXPECT_GT(all.lost, 20);
   EXPECT_GT(all.impossible, 300);
   EXPECT_GT(all.finished, 3000);
 }

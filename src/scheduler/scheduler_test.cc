@@ -166,6 +166,20 @@ TEST(Scheduler, CachedBlocksOfAnAdmissionAreTakenFromTheAvailableOnes) {
   EXPECT_EQ(decide({s}, {decoding(1, 30)}, budgets).admit.size(), 1U);
 }
 
+TEST(Scheduler, SwappedBlocksCountAsComputedButEachNeedsABlock) {
+  Budgets budgets = kRoomy;
+  budgets.total_blocks = 8;
+  budgets.available_blocks = 4;
+  SequenceView s = waiting(2, 1 + 4 * 64);
+  s.computed = 1 + 2 * 64;
+  s.swapped_blocks = 3;
+  EXPECT_TRUE(decide({s}, {decoding(1, 30)}, budgets).admit.empty());
+  budgets.available_blocks = 6;
+  const Decision d = decide({s}, {decoding(1, 30)}, budgets);
+  EXPECT_EQ(d.admit.size(), 1U);
+  EXPECT_EQ(d.run, (std::vector<scheduler::Run>{{1, 1}, {2, kRoomy.prefill_chunk}}));
+}
+
 TEST(Scheduler, BlocksThatRunningPromptsStillNeedAreNotGivenToOthers) {
   Budgets budgets = kRoomy;
   budgets.total_blocks = 20;

@@ -128,6 +128,9 @@ int run(const std::vector<std::string>& words) {
   if (command == "commits" && words.size() == 3) return commit_answers(words[1], number(2));
   if (command == "pages" && words.size() == 3)
     return print(damage_pages(static_cast<std::int64_t>(number(1)), number(2)));
+  if (command == "swapped" && words.size() >= 3)
+    return print(damage_swapped_pages(words.size() > 3 ? words[3] : "", static_cast<std::int64_t>(number(1)),
+                                      number(2)));
   if (command == "clocks") return print(turn_clocks());
   if (command == "signatures") return print(forge_signatures());
   if (command == "checkpoints") return print(forge_checkpoints());
@@ -135,7 +138,7 @@ int run(const std::vector<std::string>& words) {
       stderr,
       "usage: crash_tool points | append FOLDER COUNT SEED | check FOLDER | tiny FILE | power FOLDER STRIDE "
       "SEED | lying-disk FOLDER STRIDE SEED | disk FOLDER STRIDE SEED | commits FOLDER SEED | pages TRIALS "
-      "SEED | "
+      "SEED | swapped TRIALS SEED [FOLDER] | "
       "clocks | signatures | checkpoints\n");
   return kBadUsage;
 }

@@ -1,5 +1,6 @@
 #include "crash/engine_faults.h"
 
+#include <algorithm>
 #include <random>
 
 #include "anchor/anchor_testing.h"
@@ -99,6 +100,43 @@ Tally damage_pages(std::int64_t trials, std::uint64_t seed) {
     const core::SequenceId next = it.served.submit(asked);
     count(problem_of(it, next, expected));
   }
+  return tally;
+}
+
+Tally damage_swapped_pages(const std::string& folder, std::int64_t trials, std::uint64_t seed) {
+  Tally tally{.what = folder.empty() ? "bits altered in pages swapped to memory"
+                                     : "bits altered in pages swapped to a file"};
+  std::mt19937_64 random(seed);
+  std::vector<core::Request> requests;
+  for (std::uint64_t i = 0; i < 4; ++i) requests.push_back(endless(62, 150, seed + i));
+  Served plain(kQuiet);
+  for (const core::Request& each : requests) plain.submit(each);
+  plain.finish();
+  std::uint64_t found = 0;
+  const kv::SwapOptions area{16LL << 20, folder.empty() ? "" : folder + "/swap"};
+  while (tally.tried < trials) {
+    Recorded it({.kv_blocks = 9, .max_batch = 4, .swap = area, .scrub_share = 0});
+    for (const core::Request& each : requests) it.served.submit(each);
+    std::int64_t altered = 0;
+    while (it.served->step()) {
+      if (random() % 8 != 0 || tally.tried + altered == trials) continue;
+      const auto byte = static_cast<std::int64_t>(random() % 512);
+      altered +=
+          it.probe().damage_swapped(random(), byte, static_cast<std::uint8_t>(1U << random() % 8)) ? 1 : 0;
+    }
+    std::string problem = altered == 0 ? "nothing was swapped" : "";
+    for (const auto& [id, answer] : plain.answers) {
+      const auto given = it.served.answers.find(id);
+      if (given == it.served.answers.end() || !same(given->second, answer)) problem = "a wrong answer";
+      if (!it.served.validated.contains(id)) problem = "an answer was not validated";
+    }
+    found += it.served->stats().cache.swap.damaged;
+    tally.tried += std::max<std::int64_t>(altered, 1);
+    tally.answered += problem.empty() ? altered : 0;
+    if (!problem.empty() && tally.problem.empty()) tally.problem = problem;
+  }
+  if (found == 0) tally.problem = "no altered block ever came back";
+  if (found == 0) tally.answered = 0;
   return tally;
 }
 

@@ -15,6 +15,11 @@ int commit_answers(const std::string& folder, std::uint64_t seed);
 /// an answer is what it would have been, or its trajectory is stopped. None that differs is called validated.
 Tally damage_pages(std::int64_t trials, std::uint64_t seed);
 
+/// Bits flip in blocks that were swapped into host memory, or into a file if `folder` is not empty, while a
+/// pool too small for its sequences keeps sending blocks there and back: every answer is what it would have
+/// been, is validated, and what came back altered is counted.
+Tally damage_swapped_pages(const std::string& folder, std::int64_t trials, std::uint64_t seed);
+
 /// The clock goes back, or jumps, around the expiry of anchors: what a record shows to be over stays over.
 Tally turn_clocks();
 

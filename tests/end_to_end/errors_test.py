@@ -54,6 +54,20 @@ class UsageTest(CommandLineTest):
         ended = run("run", "-m", model(), "-p", "hi", "--kv-blocks", "16000000")
         self.assert_fails(ended, ENVIRONMENT_FAILED, "16000000 KV blocks", "do not fit", "--kv-blocks (at most")
 
+    def test_swap_areas(self):
+        there = self.write("there", "something of value")
+        for arguments, words in ((["--kv-swap", "-1"], ["--kv-swap"]),
+                                 (["--kv-swap", 64, "--no-prefix-cache"], ["--kv-swap", "--no-prefix-cache"]),
+                                 (["--kv-swap-file", self.path("swap")], ["--kv-swap-file", "--kv-swap"]),
+                                 (["--kv-swap", 64, "--kv-swap-file", there], [there, "File exists"]),
+                                 (["--kv-swap", 64, "--kv-swap-file", self.path("none/swap")], ["none/swap", "No such"])):
+            with self.subTest(arguments=arguments):
+                self.assert_refused(*arguments, words=words)
+        with open(there, encoding="utf-8") as file:
+            self.assertEqual("something of value", file.read())
+        ended = run("run", "-m", model(), "-p", "hi", "--kv-swap", 1 << 26)
+        self.assert_fails(ended, ENVIRONMENT_FAILED, "do not fit", "a smaller --kv-swap")
+
     def test_a_cache_that_is_too_small_for_the_prompt(self):
         ended = run("run", "-m", model(), "-p", "hi", "--kv-blocks", "1", "--json")
         self.assert_fails(ended, BAD_USAGE, "needs 3 KV blocks", "only 1")

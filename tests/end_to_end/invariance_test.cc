@@ -23,7 +23,7 @@ namespace fieldprint::end_to_end {
 namespace {
 
 enum Axis : std::size_t { kBackend, kThreads, kBatch, kChunk, kPlacement, kPool, kCache, kAxes };
-enum class Pool : std::size_t { kRoomy, kTight };
+enum class Pool : std::size_t { kRoomy, kTight, kTightSwapped };  ///< swapped: what is evicted may come back
 enum class Cache : std::size_t { kOff, kCold, kWarm };
 
 constexpr int kThreadCounts[] = {1, 2};
@@ -31,13 +31,19 @@ constexpr std::int32_t kBatches[] = {1, 3, 8};
 constexpr std::int32_t kAll = 3000;  ///< more than any prompt has
 constexpr std::int32_t kChunks[] = {16, 64, 100, kAll};
 constexpr std::uint64_t kPlacements[] = {0, 20240229};
+constexpr const char* kPools[] = {"roomy", "tight", "tight and swapped"};
+constexpr std::int64_t kSwapBytes = 1LL << 30;  ///< more than is ever evicted; memory only where it is used
 
 using Row = Combination<kAxes>;
 
 std::array<std::size_t, kAxes> sizes(std::size_t backends) {
-  return {
-      backends, std::size(kThreadCounts), std::size(kBatches), std::size(kChunks), std::size(kPlacements), 2,
-      3};
+  return {backends,
+          std::size(kThreadCounts),
+          std::size(kBatches),
+          std::size(kChunks),
+          std::size(kPlacements),
+          std::size(kPools),
+          3};
 }
 
 /// What must not change, byte for byte, by name.
@@ -118,6 +124,7 @@ class Service {
   }
 
   std::int64_t preemptions() const { return engine_->stats().preemptions; }
+  std::uint64_t swapped_in() const { return engine_->stats().cache.swap.swapped_in; }
 
  private:
   std::map<core::SequenceId, std::string> streamed_;
@@ -201,6 +208,7 @@ class Model {
   void compare(const std::string& backend, const Row& row, bool extended);
   std::string summary() const;
   std::int64_t preemptions() const { return preemptions_; }
+  std::uint64_t swapped_in() const { return swapped_in_; }
 
  private:
   backend::Backend& backend(const std::string& name, int threads);
@@ -213,6 +221,7 @@ class Model {
   std::map<std::pair<std::string, int>, std::unique_ptr<backend::Backend>> backends_;
   std::map<std::string, Outcome> reference_;
   std::int64_t combinations_ = 0, answers_ = 0, preemptions_ = 0, cached_tokens_ = 0;
+  std::uint64_t swapped_in_ = 0;
 };
 
 backend::Backend& Model::backend(const std::string& name, int threads) {
@@ -242,7 +251,7 @@ void Model::answer_plainly() {
 }
 
 void Model::compare(const std::string& backend, const Row& row, bool extended) {
-  const bool tight = Pool{row[kPool]} == Pool::kTight;
+  const bool tight = Pool{row[kPool]} != Pool::kRoomy;
   compare_group(backend, row, backend == "scalar" ? tiny_ : tight ? growing_ : brief_);
   if (extended) compare_group(backend, row, extended_);
   ++combinations_;
@@ -252,16 +261,17 @@ void Model::compare_group(const std::string& backend, const Row& row, const Grou
   const int threads = kThreadCounts[row[kThreads]];
   const std::int32_t batch = kBatches[row[kBatch]];
   const std::int32_t chunk = kChunks[row[kChunk]];
-  const bool competing = Pool{row[kPool]} == Pool::kTight && !group.competing.empty();
+  const bool competing = Pool{row[kPool]} != Pool::kRoomy && !group.competing.empty();
   SCOPED_TRACE(fmt::format("{}, {} threads, batch {}, chunk {}, placement {}, {} pool, cache {}", backend,
-                           threads, batch, chunk, kPlacements[row[kPlacement]], competing ? "tight" : "roomy",
-                           row[kCache]));
+                           threads, batch, chunk, kPlacements[row[kPlacement]],
+                           competing ? kPools[row[kPool]] : kPools[0], row[kCache]));
   Service service(*file_, *tokenizer_, this->backend(backend, threads),
                   {.kv_blocks = competing ? group.tight_blocks() : group.roomy_blocks(),
                    .step_tokens = 2 * chunk + batch,
                    .prefill_chunk = chunk,
                    .max_batch = batch,
                    .prefix_cache = Cache{row[kCache]} != Cache::kOff,
+                   .swap = {Pool{row[kPool]} == Pool::kTightSwapped ? kSwapBytes : 0, ""},
                    .placement_seed = kPlacements[row[kPlacement]]});
   const std::vector<core::Request> requests = group.all();
   Answers answers;
@@ -281,14 +291,16 @@ void Model::compare_group(const std::string& backend, const Row& row, const Grou
   }
   cached_tokens_ += answers.cached_tokens;
   preemptions_ += service.preemptions();
+  swapped_in_ += service.swapped_in();
 }
 
 std::string Model::summary() const {
   return fmt::format(
       "{}: {} requests, {} combinations of backend, threads, batch, prefill chunk, placement, pool and "
       "cache, {} answers with tokens, logprobs, text, anchor mass and KV block digests compared, {} "
-      "preemptions, {} cached tokens",
-      file_->spec().name, reference_.size(), combinations_, answers_, preemptions_, cached_tokens_);
+      "preemptions, {} cached tokens, {} blocks that came back from the swap area",
+      file_->spec().name, reference_.size(), combinations_, answers_, preemptions_, cached_tokens_,
+      swapped_in_);
 }
 
 /// Combinations for the scalar backend that meet every value of the other axes.
@@ -347,6 +359,7 @@ void check_model(const char* variable) {
       model.compare(vectorised[rows[i][kBackend]], rows[i], scope.whole || extended.contains(i));
     }
     EXPECT_GT(model.preemptions(), 0);
+    EXPECT_GT(model.swapped_in(), 0U);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   fmt::print("{}, in {:.0f} s{}\n", model.summary(), seconds.count(),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import unittest
 
-from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, model, run
+from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, limit_file_size, model, run
 
 POLICY = "You are a courteous guide. Answer in one short sentence.\n"
 QUESTIONS = ["What is the capital of France?", "Name a colour of the rainbow.", "Write two lines about the sea."]
@@ -88,10 +88,32 @@ class RunTest(CommandLineTest):
         for settings in ([], ["--temperature", "0.8", "--seed", "7", "--top-p", "0.9", "--repetition-penalty", "1.1"]):
             expected = essence(self.ask(*settings))
             variations = [["--batch", 1], ["--batch", 2, "--prefill-chunk", 16], ["--prefill-chunk", 1],
-                          ["--threads", 1], ["--no-prefix-cache"], ["--kv-blocks", 7], []]
+                          ["--threads", 1], ["--no-prefix-cache"], ["--kv-blocks", 7],
+                          ["--kv-blocks", 7, "--kv-swap", 64],
+                          ["--kv-blocks", 7, "--kv-swap", 64, "--kv-swap-file", self.path("swap")], []]
             variations += [["--backend", name] for name in backends() if name != "scalar"]
             for variation in variations:
                 self.assertEqual(expected, essence(self.ask(*settings, *variation)), variation)
+
+    def test_evicted_blocks_come_back_from_the_swap_area(self):
+        long = "The sea is wide and old, and whoever sails it learns to wait. " * 20
+        prompts = self.write("again.jsonl", "".join(json.dumps({"id": name, "prompt": text + long, "n": 2}) + "\n"
+                                                    for name, text in (("a", ""), ("b", "But "), ("c", ""))))
+        asked = ["--prompts", prompts, "--batch", 1, "--kv-blocks", 7]
+        plain = self.answers(*asked)
+        for place in ([], ["--kv-swap-file", self.path("swap")]):
+            swapped = self.answers(*asked, "--kv-swap", 64, *place)
+            self.assertEqual([plain[name]["kv_digest"] for name in "abc"], [swapped[name]["kv_digest"] for name in "abc"])
+            usage = swapped["c"]["usage"]
+            self.assertGreater(usage["swapped_tokens"], 64)
+            self.assertGreater(usage["cached_tokens"], plain["c"]["usage"]["cached_tokens"])
+            self.assertFalse(os.path.exists(self.path("swap")))
+        # A disk that fills costs time alone, and is reported.
+        ended = run("run", "-m", model(), "--json", *asked, "--kv-swap", 64, "--kv-swap-file", self.path("swap"),
+                    before=limit_file_size(1 << 20))
+        self.assertEqual(DONE, ended.status, ended)
+        self.assertEqual([plain[name]["kv_digest"] for name in "abc"], [line["kv_digest"] for line in ended.lines()])
+        self.assertEqual(1, ended.err.count("fieldprint: cannot write the swap file"), ended.err)
 
     def test_the_scalar_backend_agrees(self):
         answers = [self.answers("-p", "Hi", "-n", 2, "--backend", name)["answer"] for name in ("scalar", backends()[0])]
