@@ -129,6 +129,7 @@ class Served {
                      .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); },
                      .recorded = [this](SequenceId id,
                                         const commit::Receipt& receipt) { receipts.emplace(id, receipt); },
+                     .outage = [this](const std::optional<LedgerOutage>& outage) { outages.push_back(outage); },
                      .validated = [this](SequenceId id,
                                          const Validation& found) { validated.emplace(id, found); }},
                     commits)
@@ -154,6 +155,7 @@ class Served {
   std::function<void(SequenceId)> on_text;
   std::function<void(SequenceId)> on_finished;
   std::map<SequenceId, commit::Receipt> receipts;
+  std::vector<std::optional<LedgerOutage>> outages;  ///< as they began and ended
   std::map<SequenceId, Validation> validated;
 
  private:

@@ -176,10 +176,13 @@ Status Connection::listen() {
 }
 
 Result<bool> Connection::heard() {
-  if (PQconsumeInput(handle_.get()) != 1 || !alive()) {
-    if (Status status = ensure(); !status) return status.error();
-    return true;
-  }
+  if (const auto heard = overhear()) return *heard;
+  if (Status status = ensure(); !status) return status.error();
+  return true;
+}
+
+std::optional<bool> Connection::overhear() {
+  if (PQconsumeInput(handle_.get()) != 1 || !alive()) return std::nullopt;
   bool heard = false;
   while (
       const std::unique_ptr<PGnotify, decltype(&PQfreemem)> notice{PQnotifies(handle_.get()), &PQfreemem}) {

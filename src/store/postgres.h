@@ -73,6 +73,8 @@ class Connection {
   /// Whether there was an announcement since the last call, or one may have been missed; no round trip unless
   /// the connection was lost.
   Result<bool> heard();
+  /// The same without ever waiting; nothing if the connection was lost.
+  std::optional<bool> overhear();
   Status execute(const char* sql) { return execute(sql, {}); }
   Status execute(const char* sql, const Arguments& arguments);
   Result<Rows> query(const char* sql, const Arguments& arguments = {});
