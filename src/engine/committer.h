@@ -192,6 +192,7 @@ class Committer final : public Commits {
   // The thread's. The first two hold it where they do not wait.
   void run();
   bool enter(Batch& batch, std::unique_lock<std::mutex>& lock);
+  bool needs_reading() const;
   void encode(Batch& batch);
   bool has_room_to_reexecute(const Batch& batch) const;
   void encode_verdicts(Batch& batch);

@@ -46,7 +46,7 @@ void Committer::run() {
   }
 }
 
-/// Makes the batch durable, however often that takes; false if nothing will.
+/// Makes the batch durable, and reads the ledger up to it, however often that takes; false if nothing will.
 bool Committer::enter(Batch& batch, std::unique_lock<std::mutex>& lock) {
   entering_ = {.since = Clock::now()};
   for (auto delay = kFirstRetry;; delay = std::min(2 * delay, kLastRetry)) {
@@ -56,21 +56,26 @@ bool Committer::enter(Batch& batch, std::unique_lock<std::mutex>& lock) {
     // The verdicts count by the anchors as they were when these became durable, or later.
     const Status read = anchors_.poll();
     lock.lock();
-    const Status& status = appended && !bound_.empty() ? read : appended;
-    if (status) {
+    if (appended) {
       entering_.reset();
       failure_.reset();
-      return true;
+      if (read || !needs_reading()) return true;
+    } else if (appended.error().kind == ErrorKind::kEnvironment) {
+      entering_->error = appended.error();
     }
-    const bool hopeless = !appended && appended.error().kind != ErrorKind::kEnvironment;
-    if (last || hopeless) {
-      fail(status.error());
+    if (last || (!appended && !entering_->error)) {
+      fail(appended ? read.error() : appended.error());
       return false;
     }
-    entering_->error = status.error();
     changed_.notify_all();
     wake_.wait_for(lock, delay, [&] { return stop_; });
   }
+}
+
+/// Whether something that is bound to an anchor goes on.
+bool Committer::needs_reading() const {
+  return std::ranges::any_of(
+      lives_, [](const auto& each) { return !each.second.anchors.empty() && !each.second.stopped; });
 }
 
 bool Committer::has_work() const {

@@ -181,8 +181,13 @@ Result<bool> Connection::heard() {
   return true;
 }
 
+// What a server says last and that it is gone are two reads.
+bool Connection::up() const {
+  return PQconsumeInput(handle_.get()) == 1 && PQconsumeInput(handle_.get()) == 1 && alive();
+}
+
 std::optional<bool> Connection::overhear() {
-  if (PQconsumeInput(handle_.get()) != 1 || !alive()) return std::nullopt;
+  if (!up()) return std::nullopt;
   bool heard = false;
   while (
       const std::unique_ptr<PGnotify, decltype(&PQfreemem)> notice{PQnotifies(handle_.get()), &PQfreemem}) {
@@ -192,8 +197,7 @@ std::optional<bool> Connection::overhear() {
 }
 
 Status Connection::ensure() {
-  // Reads what the server sent last, if it went away.
-  if (PQconsumeInput(handle_.get()) == 1 && alive()) return {};
+  if (up()) return {};
   PQreset(handle_.get());
   if (PQstatus(handle_.get()) != CONNECTION_OK) return error("connect to");
   return prepare_session();

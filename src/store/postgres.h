@@ -87,6 +87,7 @@ class Connection {
     void operator()(PGconn* handle) const { PQfinish(handle); }
   };
   explicit Connection(PGconn* handle) : handle_(handle) {}
+  bool up() const;
   Status prepare_session();
   Error error(std::string_view doing) const;
   std::unique_ptr<PGconn, Close> handle_;
