@@ -166,7 +166,7 @@ Status Connection::prepare_session() {
   // Acknowledged means flushed, whatever the server's default is; a lock is not waited for without end.
   Status status = execute(
       "SET synchronous_commit = on; SET client_min_messages = warning; SET lock_timeout = '10s'; "
-      "SET idle_in_transaction_session_timeout = '60s'");
+      "SET idle_in_transaction_session_timeout = '15s'");
   return status.ok() && listening_ ? listen() : status;
 }
 

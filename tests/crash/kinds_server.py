@@ -96,6 +96,7 @@ class Proxy:
                         to_server.sendall(message)
                         time.sleep(0.05)  # it is done when the answer, which nobody reads, is written
                     client.shutdown(socket.SHUT_RDWR)
+                    to_server.close()
                     return
                 to_server.sendall(message)
         with contextlib.suppress(OSError):
