@@ -189,8 +189,8 @@ class Run {
     progress_.clear();
     if (outage) {
       const auto patience = std::chrono::duration_cast<std::chrono::seconds>(outage->patience);
-      remark(fmt::format("{}; answers wait for the ledger, for {} s at most", outage->reason,
-                         patience.count()));
+      remark(
+          fmt::format("{}; answers wait for the ledger, for {} s at most", outage->reason, patience.count()));
     } else {
       remark("the ledger is back; answers go on");
     }

@@ -36,7 +36,8 @@ class Authority {
   /// Whether everything that the ledger is known to have gained was taken, by memory alone: it waits for no
   /// read, not even for one that another thread has under way. False while the ledger cannot be read.
   bool fresh() const;
-  /// Leaves that are in the ledger from this index on, for who has just put them there: they need not be read.
+  /// Leaves that are in the ledger from this index on, for who has just put them there: they need not be
+  /// read.
   void learn(std::uint64_t first, std::span<const store::Bytes> leaves);
   /// The error that keeps the ledger from being read, if there is one.
   Status readable() const;
@@ -54,7 +55,7 @@ class Authority {
   static constexpr std::uint64_t kNoRevision = std::numeric_limits<std::uint64_t>::max();
 
   store::LedgerStore& ledger_;
-  std::mutex reading_;  // one reads at a time, and alone changes what follows
+  std::mutex reading_;                                 // one reads at a time, and alone changes what follows
   std::atomic<std::uint64_t> revision_ = kNoRevision;  // of the ledger, before it was last read
   mutable std::mutex mutex_;                           // guards what follows; nothing is read under it
   anchor::Registry registry_;

@@ -37,8 +37,8 @@ struct EffectNews {
   EffectOutcome outcome;
 };
 
-/// The ledger fails, or does not answer. Trajectories wait as far ahead as they may be, and those that are bound
-/// to anchors at once where it cannot be read; their commits are entered when it is back.
+/// The ledger fails, or does not answer. Trajectories wait as far ahead as they may be, and those that are
+/// bound to anchors at once where it cannot be read; their commits are entered when it is back.
 struct LedgerOutage {
   std::string reason;
   std::chrono::milliseconds lasted{};

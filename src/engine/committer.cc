@@ -226,8 +226,8 @@ void Committer::heed_ledger(bool fresh) {
   if (const Status status = anchors_.readable(); stale_ && !status) stale_->error = status.error();
   const bool too_long = entering_ && entering_->out(now) && now - entering_->since >= options_.patience;
   if (!too_long || failure_) return;
-  stop_all(entering_->error.value_or(environment_error(
-      fmt::format("the ledger {} does not answer", log_.store().name()))));
+  stop_all(entering_->error.value_or(
+      environment_error(fmt::format("the ledger {} does not answer", log_.store().name()))));
 }
 
 std::optional<LedgerOutage> Committer::outage() const {
@@ -242,7 +242,8 @@ std::optional<LedgerOutage> Committer::outage() const {
   return std::nullopt;
 }
 
-/// Whether what is bound to the anchor may go on; as far as the ledger was read, as long as there is patience.
+/// Whether what is bound to the anchor may go on; as far as the ledger was read, as long as there is
+/// patience.
 Status Committer::standing(const Digest& anchor) const {
   const Status status = anchors_.in_force(anchor, now());
   if (!status && status.error().kind != ErrorKind::kEnvironment) return status;

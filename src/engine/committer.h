@@ -28,8 +28,8 @@ namespace fieldprint::engine {
 class AnchorsInForce {
  public:
   virtual ~AnchorsInForce() = default;
-  /// Takes in what the ledger has gained, and waits for it to be read; cheap when that is nothing. An error if
-  /// it cannot be read.
+  /// Takes in what the ledger has gained, and waits for it to be read; cheap when that is nothing. An error
+  /// if it cannot be read.
   virtual Status poll() = 0;
   /// Whether all that the ledger is known to have gained was taken in, by memory alone. Where it was not, it
   /// will be soon without the caller.
@@ -65,8 +65,8 @@ class AnchorsInForce {
 ///
 /// While the ledger fails its thread tries again, with the same leaves, which it looks for first: a database
 /// that was lost while it committed may have them. Nothing else changes but that trajectories get no further
-/// than they may run ahead. After Options::patience every trajectory stops with what is validated by then, and
-/// none opens, until the ledger has taken up what was sealed and what became of it.
+/// than they may run ahead. After Options::patience every trajectory stops with what is validated by then,
+/// and none opens, until the ledger has taken up what was sealed and what became of it.
 class Committer final : public Commits {
  public:
   struct Options {

@@ -33,8 +33,8 @@ using Fate = FailingStore::Fate;
 
 /// An engine over a ledger that a test lets fail.
 struct Failing {
-  explicit Failing(const Committer::Options& commit = {}, std::unique_ptr<store::LedgerStore> inner =
-                                                              *store::SqliteLedgerStore::open_in_memory()) {
+  explicit Failing(const Committer::Options& commit = {},
+                   std::unique_ptr<store::LedgerStore> inner = *store::SqliteLedgerStore::open_in_memory()) {
     auto failing = std::make_unique<FailingStore>(std::move(inner));
     store = failing.get();
     store->fate = [this] { return fate.load(); };
@@ -242,8 +242,9 @@ class RealLedgerOutage : public store::WithFolder {};
 
 TEST_F(RealLedgerOutage, ADiskThatIsFullAndFreedAgain) {
   const std::string file = path();
-  Recorded it({.kv_blocks = 60}, {.run_ahead = 2, .reexecute_share = 0, .patience = hours(1)},
-              *store::SignedLog::open(*store::open_ledger(file, store::Access::kAppend), store::test_signer()));
+  Recorded it(
+      {.kv_blocks = 60}, {.run_ahead = 2, .reexecute_share = 0, .patience = hours(1)},
+      *store::SignedLog::open(*store::open_ledger(file, store::Access::kAppend), store::test_signer()));
   const SequenceId id = it.served.submit(endless(10, 300));
   it.generate(id, 70);
   {

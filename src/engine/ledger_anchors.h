@@ -10,9 +10,9 @@
 
 namespace fieldprint::engine {
 
-/// The anchors' lifecycle as a ledger tells it, for a committer. A thread of its own reads what the ledger has
-/// gained when somebody finds that it is not fresh, and after bounds::kMaxLedgerSilence. The authority must
-/// outlive it.
+/// The anchors' lifecycle as a ledger tells it, for a committer. A thread of its own reads what the ledger
+/// has gained when somebody finds that it is not fresh, and after bounds::kMaxLedgerSilence. The authority
+/// must outlive it.
 class LedgerAnchors final : public AnchorsInForce {
  public:
   explicit LedgerAnchors(Authority& authority);

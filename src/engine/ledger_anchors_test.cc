@@ -25,7 +25,8 @@ using testing::Served;
 /// A log of the ledger, as a process of its own has it, and what that knows of anchors.
 struct Process {
   explicit Process(const std::string& location) {
-    auto failing = std::make_unique<store::FailingStore>(*store::open_ledger(location, store::Access::kAppend));
+    auto failing =
+        std::make_unique<store::FailingStore>(*store::open_ledger(location, store::Access::kAppend));
     store = failing.get();
     log = *store::SignedLog::open(std::move(failing), log_key());
     authority = *Authority::follow(log->store(), log->verifier());

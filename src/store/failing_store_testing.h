@@ -16,10 +16,12 @@ class FailingStore final : public LedgerStore {
   enum class Fate {
     kDone,
     kRefused,  ///< nothing is added, and an error says so
-    kLost,     ///< it is added, and an error is all that comes back, as from a server that is lost while it commits
+    kLost,     ///< it is added, and an error is all that comes back, as from a server that is lost while it
+               ///< commits
   };
 
-  explicit FailingStore(std::unique_ptr<LedgerStore> inner) : owned_(std::move(inner)), inner_(owned_.get()) {}
+  explicit FailingStore(std::unique_ptr<LedgerStore> inner)
+      : owned_(std::move(inner)), inner_(owned_.get()) {}
   /// From now on another ledger is there, which must outlive this object.
   void become(LedgerStore& other) { inner_ = &other; }
 
@@ -33,12 +35,13 @@ class FailingStore final : public LedgerStore {
   Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override {
     const Fate now = fate();
     if (now == Fate::kDone) return inner_->grow(leaves, seal);
-    auto grown = now == Fate::kLost ? inner_->grow(leaves, seal)
-                                    : inner_->grow(leaves, [&](const Growing& growing) -> Result<std::string> {
-                                        auto note = seal(growing);
-                                        if (!note) return note;
-                                        return environment_error("the disk is full");
-                                      });
+    auto grown = now == Fate::kLost
+                     ? inner_->grow(leaves, seal)
+                     : inner_->grow(leaves, [&](const Growing& growing) -> Result<std::string> {
+                         auto note = seal(growing);
+                         if (!note) return note;
+                         return environment_error("the disk is full");
+                       });
     if (!grown) return grown;
     return environment_error("the server was lost while it committed");
   }

@@ -111,8 +111,8 @@ Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves,
   return append_new(leaves, unsettled);
 }
 
-// Whether an attempt that put the leaves there, if it succeeded, has done so. A ledger's leaves are followed by
-// what others append, so the checkpoint is the last one.
+// Whether an attempt that put the leaves there, if it succeeded, has done so. A ledger's leaves are followed
+// by what others append, so the checkpoint is the last one.
 Result<std::optional<std::vector<LoggedLeaf>>> SignedLog::find(std::span<const Bytes> leaves,
                                                                std::uint64_t first) {
   if (Status status = store_->settle(); !status) return status.error();

@@ -50,8 +50,8 @@ class SignedLog {
     return append(leaves, unsettled);
   }
   /// The same for who tries again with the same leaves until it succeeds, and keeps `unsettled`, which is
-  /// empty at first: leaves that an earlier attempt has put into the ledger are found there and not added once
-  /// more.
+  /// empty at first: leaves that an earlier attempt has put into the ledger are found there and not added
+  /// once more.
   Result<std::vector<LoggedLeaf>> append(std::span<const Bytes> leaves, Unsettled& unsettled);
 
   /// The last checkpoint, which covers every leaf; of an empty ledger without one, signs the first. Leaves

@@ -66,7 +66,8 @@ class SqliteLedgerStore final : public LedgerStore {
   std::unique_ptr<Connection> reader_;  // none for a database in memory
   bool read_only_;
   std::atomic<std::uint64_t> grown_ = 0;  // how often, by this object
-  // The header of the log's index, where there is one; what was seen of it last, and how often it was another.
+  // The header of the log's index, where there is one; what was seen of it last, and how often it was
+  // another.
   std::atomic<const volatile std::uint8_t*> log_index_header_ = nullptr;
   std::mutex header_mutex_;  // guards the next two; nothing is waited for under it
   std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> seen_header_{};

@@ -223,10 +223,9 @@ def full_disk(campaign):
             place = PostgresPlace(folder, campaign.server, campaign.server.create(tablespace="small"))
             said = tool("append", place.word, 3, 1000 + seed).stdout
             ballast = os.path.join(disk, "ballast")
-            with open(ballast, "wb") as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(1 << 12))
-                    file.flush()
+            with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(1 << 12)):
+                    pass
             full = tool("append", place.word, 400, 2000 + seed)
             engine = subprocess.Popen([TOOL, "commits", place.word, str(seed)], env=environment(None), stdout=subprocess.PIPE,
                                       stderr=subprocess.PIPE, text=True)

@@ -238,7 +238,7 @@ class FullDiskTest(CommandLineTest):
         data, receipts = self.path("data"), self.path("receipts")
         self.succeed(*self.asked("--data", data))
         process = subprocess.Popen([BINARY, *map(str, self.asked("--data", data, "--receipts", receipts, "--ledger-patience", 1))],
-                                   env={**os.environ, "FIELDPRINT_FAULT": "stop:commits.recorded:2"}, stdout=subprocess.PIPE,
+                                   env={**os.environ, "FIELDPRINT_FAULT": "stop:commits.recorded:1"}, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         with contextlib.closing(sqlite3.connect(os.path.join(data, "ledger.sqlite"))) as other:
@@ -247,7 +247,7 @@ class FullDiskTest(CommandLineTest):
             out, err = process.communicate(timeout=120)
         self.assertEqual(ENVIRONMENT_FAILED, process.returncode, err)
         self.assertIn("answers wait for the ledger, for 1 s at most", err)
-        self.assertIn("locked by another process", err)
+        self.assertIn("does not answer; the first", err)
         self.assertEqual([], os.listdir(receipts))
         self.assertEqual("", out)
         self.succeed(*self.asked("--data", data, "--receipts", receipts))
@@ -266,12 +266,12 @@ class FullDiskTest(CommandLineTest):
                 while file.write(bytes(1 << 12)):
                     pass
             process.send_signal(signal.SIGCONT)
-            for line in process.stderr:
-                if "answers wait for the ledger" in line:
-                    self.assertIn(data, line)
-                    break
-            else:
-                self.fail("the full disk was not felt")
+            said = ""
+            while "answers wait for the ledger" not in said:
+                line = process.stderr.readline()
+                self.assertTrue(line, f"the full disk was not felt: {said}")
+                said += line
+            self.assertIn(data, said)
             self.assertIsNone(process.poll())
             os.unlink(ballast)
             out, err = process.communicate(timeout=120)
