@@ -94,6 +94,12 @@ inline constexpr std::int64_t kMaxBackendNameBytes = 64;
 
 // Validation.
 inline constexpr std::int64_t kMaxReexecutions = 4;  ///< sampled commits that wait to be computed again
+/// Default for how long a ledger may fail before the answers that it must record stop: long enough for a
+/// database server to be restarted or replaced, and for somebody to make room on a disk.
+inline constexpr std::chrono::seconds kLedgerPatience{120};
+inline constexpr std::chrono::seconds kMaxLedgerPatience{86400};
+/// A request with anchors waits so long for what the ledger has gained to be read.
+inline constexpr std::chrono::milliseconds kMaxOpenWait{1000};
 
 // Files.
 inline constexpr std::int64_t kMaxReceiptBytes = 64LL << 20;

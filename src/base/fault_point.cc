@@ -15,8 +15,10 @@ namespace {
 
 constexpr char kVariable[] = "FIELDPRINT_FAULT";
 
+enum class Kind : std::uint8_t { kKill, kStop, kFail };
+
 struct Order {
-  bool kill = false;
+  Kind kind = Kind::kKill;
   std::size_t point = 0;
   std::uint64_t pass = 0;
 };
@@ -29,13 +31,13 @@ std::optional<Order> parse(std::string_view text) {
   const std::string_view kind = text.substr(0, first);
   const std::string_view name = text.substr(first + 1, last - first - 1);
   const std::string_view number = text.substr(last + 1);
-  order.kill = kind == "kill";
-  if (!order.kill && kind != "fail") return {};
+  if (kind != "kill" && kind != "stop" && kind != "fail") return {};
+  order.kind = kind == "kill" ? Kind::kKill : kind == "stop" ? Kind::kStop : Kind::kFail;
   const auto [end, failure] = std::from_chars(number.data(), number.data() + number.size(), order.pass);
   if (failure != std::errc() || end != number.data() + number.size() || order.pass == 0) return {};
   for (const Point& point : kPoints) {
     if (point.name != name) continue;
-    if (!order.kill && !point.can_fail) return {};
+    if (order.kind == Kind::kFail && !point.can_fail) return {};
     order.point = static_cast<std::size_t>(&point - kPoints);
     return order;
   }
@@ -64,7 +66,12 @@ const bool kArmed = order().has_value();
 Status pass(std::size_t point) {
   static std::atomic<std::uint64_t> passes{0};
   if (point != order()->point || passes.fetch_add(1) + 1 != order()->pass) return {};
-  if (order()->kill) ::kill(::getpid(), SIGKILL);
+  if (order()->kind == Kind::kKill) ::kill(::getpid(), SIGKILL);
+  fmt::print(stderr, "fieldprint: fault injected\n");
+  if (order()->kind == Kind::kStop) {
+    ::kill(::getpid(), SIGSTOP);
+    return {};
+  }
   return environment_error(fmt::format("injected fault at {}", kPoints[point].name));
 }
 

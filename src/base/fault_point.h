@@ -12,11 +12,12 @@
 /// Armed by the environment alone, for one pass through one place of one process:
 ///
 ///   FIELDPRINT_FAULT=kill:NAME:N   the N-th pass (from 1) ends the process as kill -9 does
+///   FIELDPRINT_FAULT=stop:NAME:N   the N-th pass stops the process until it gets SIGCONT
 ///   FIELDPRINT_FAULT=fail:NAME:N   the N-th pass returns an error, where the place can
 ///
 /// Do not set it where answers matter: no option, file or request can. A value that names no place ends the
-/// process at once, one that does is announced on stderr, and programs that run with more rights than their
-/// caller ignore the variable.
+/// process at once, one that does is announced on stderr, as is a pass that is stopped or fails, and programs
+/// that run with more rights than their caller ignore the variable.
 namespace fieldprint::fault {
 
 struct Point {

@@ -24,15 +24,18 @@ int pass_three_times() {
   return 40 + failures;
 }
 
-// The status of a child of this program with that fault.
+// Becomes such a child with that fault.
+[[noreturn]] void run_child(const char* fault) {
+  ::setenv("FIELDPRINT_FAULT", fault, 1);
+  ::setenv(kChild, "1", 1);
+  ::execl("/proc/self/exe", "base_test", "--gtest_filter=FaultPoint.AChildPassesThreeTimes", nullptr);
+  ::_exit(99);
+}
+
+// The status of such a child.
 int status_with(const char* fault) {
   const pid_t child = ::fork();
-  if (child == 0) {
-    ::setenv("FIELDPRINT_FAULT", fault, 1);
-    ::setenv(kChild, "1", 1);
-    ::execl("/proc/self/exe", "base_test", "--gtest_filter=FaultPoint.AChildPassesThreeTimes", nullptr);
-    ::_exit(99);
-  }
+  if (child == 0) run_child(fault);
   int status = 0;
   EXPECT_EQ(::waitpid(child, &status, 0), child);
   return status;
@@ -52,6 +55,17 @@ TEST(FaultPoint, AnArmedPlaceKillsAtThePassAskedForAndNoOther) {
   EXPECT_TRUE(WIFEXITED(fourth) && WEXITSTATUS(fourth) == 40) << fourth;
   const int other = status_with("kill:key.created:1");
   EXPECT_TRUE(WIFEXITED(other) && WEXITSTATUS(other) == 40) << other;
+}
+
+TEST(FaultPoint, AnArmedPlaceStopsTheProcessUntilItMayGoOn) {
+  const pid_t child = ::fork();
+  if (child == 0) run_child("stop:store.grow.committed:2");
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, WUNTRACED), child);
+  EXPECT_TRUE(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP) << status;
+  ASSERT_EQ(::kill(child, SIGCONT), 0);
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 40) << status;
 }
 
 TEST(FaultPoint, AnArmedPlaceFailsOnce) {

@@ -14,10 +14,14 @@ constexpr std::chrono::milliseconds kRedraw{200};
 
 }  // namespace
 
-int report(const Error& error) noexcept {
+void remark(std::string_view text) noexcept {
   std::fputs("fieldprint: ", stderr);
-  std::fwrite(error.message.data(), 1, error.message.size(), stderr);
+  std::fwrite(text.data(), 1, text.size(), stderr);
   std::fputs("\n", stderr);
+}
+
+int report(const Error& error) noexcept {
+  remark(error.message);
   switch (error.kind) {
     case ErrorKind::kRefuted:
       return kRefuted;

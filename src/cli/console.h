@@ -18,6 +18,8 @@ inline constexpr int kEnvironmentFailed = 3;
 
 /// Prints the error to stderr and returns its exit code. Throws nothing, even where stderr cannot be written.
 int report(const Error& error) noexcept;
+/// Tells on stderr what is no error. Throws nothing.
+void remark(std::string_view text) noexcept;
 
 /// Prints a value as one line on stdout. Text that is no UTF-8, as a path may be, is shown with replacement
 /// characters.

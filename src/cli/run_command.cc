@@ -107,6 +107,7 @@ class Run {
     engine::Committer::Options commits;
     commits.run_ahead = options_.run_ahead;
     commits.reexecute_share = options_.reexecute_share;
+    commits.patience = std::chrono::seconds(options_.ledger_patience);
     auto committer = engine::Committer::create(log_, anchors_, file_, backend.name(), commits);
     if (!committer) return report(committer.error());
     const engine::Options settings{.kv_blocks = blocks,
@@ -151,6 +152,7 @@ class Run {
         .finished = [this](core::SequenceId id, core::Answer answer) { finished(id, std::move(answer)); },
         .failed = [this](core::SequenceId id, const Error& error) { failed(id, error); },
         .recorded = [this](core::SequenceId id, const commit::Receipt& receipt) { recorded(id, receipt); },
+        .outage = [this](const std::optional<engine::LedgerOutage>& outage) { tell(outage); },
         .validated =
             [this](core::SequenceId id, const engine::Validation& validation) {
               const Given& given = given_.at(id);
@@ -191,6 +193,17 @@ class Run {
     const std::string receipt = std::exchange(given_.at(id).receipt_path, {});
     if (receipt.empty()) return;
     if (Status removed = commit::remove_receipt(receipt); !removed) complain(id, removed.error());
+  }
+
+  void tell(const std::optional<engine::LedgerOutage>& outage) {
+    progress_.clear();
+    if (outage) {
+      const auto patience = std::chrono::duration_cast<std::chrono::seconds>(outage->patience);
+      remark(
+          fmt::format("{}; answers wait for the ledger, for {} s at most", outage->reason, patience.count()));
+    } else {
+      remark("the ledger is back; answers go on");
+    }
   }
 
   void complain(core::SequenceId id, const Error& error) {
@@ -320,6 +333,11 @@ void add_run_command(CLI::App& app, Action& action) {
       ->add_option("--reexecute", options->reexecute_share,
                    "share of the commits that are computed again on another backend")
       ->check(CLI::Range(0.0, 1.0));
+  command
+      ->add_option("--ledger-patience", options->ledger_patience,
+                   "seconds for which the ledger may fail, a full disk or a server that is restarted, before "
+                   "answers stop")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{bounds::kMaxLedgerPatience.count()}));
   command->add_option("--receipts", options->receipts, "folder for the receipts");
   command->add_option("--data", options->data,
                       "folder of the ledger and its key; without it they end with this run");

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bounds.h"
 #include "cli/prompts.h"
 
 namespace fieldprint::cli {
@@ -29,6 +30,7 @@ struct RunOptions {
   std::string stream = "optimistic";
   std::int32_t run_ahead = 16;
   double reexecute_share = 1.0 / 512;
+  std::int64_t ledger_patience = bounds::kLedgerPatience.count();  ///< seconds
   std::string receipts;
   std::string data;
   std::string database;

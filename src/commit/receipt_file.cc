@@ -20,6 +20,16 @@ bool valid_id(std::string_view id) {
          std::all_of(id.begin(), id.end(), allowed);
 }
 
+// A receipt without its view is none, and would be in the way of the next attempt.
+Error take_back(const std::string& receipt, Error error) {
+  std::error_code failure;
+  std::filesystem::remove(receipt, failure);
+  const Status synced = sync_folder_of(receipt);
+  if (failure) error.message += fmt::format("; and cannot remove {}: {}", receipt, failure.message());
+  if (!synced) error.message += "; and " + synced.error().message;
+  return error;
+}
+
 }  // namespace
 
 Status check_receipt_id(std::string_view id) {
@@ -43,7 +53,7 @@ Result<std::string> write_receipt(const std::string& folder, std::string_view id
   if (!*created) return caller_error(fmt::format("{}.receipt is there already and stays as it is", stem));
   CRASH_POINT("receipt.created");
   if (Status status = write_file_atomically(stem + ".json", std::string_view(*json)); !status)
-    return status.error();
+    return take_back(stem + ".receipt", status.error());
   CRASH_POINT("receipt.complete");
   return stem + ".receipt";
 }

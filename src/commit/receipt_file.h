@@ -11,7 +11,8 @@ namespace fieldprint::commit {
 Status check_receipt_id(std::string_view id);
 
 /// Writes `<id>.receipt` (CBOR) and `<id>.json` (the readable view) into a folder that exists, each
-/// atomically, and gives the path of the former. Never replaces a receipt: one that is there is the caller's
+/// atomically, and gives the path of the former; after an error neither is there. A process that dies between
+/// the two leaves the receipt without its view. Never replaces a receipt: one that is there is the caller's
 /// error.
 Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt);
 

@@ -59,6 +59,19 @@ TEST_F(ReceiptFileTest, TakesAwayAReceiptWithItsViewAndNothingElse) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 2);
 }
 
+TEST_F(ReceiptFileTest, AReceiptWhoseViewCannotBeWrittenDoesNotStay) {
+  // Nothing can take a folder's place.
+  const std::string in_the_way = folder_ + "/a.json/";
+  ASSERT_TRUE(std::filesystem::create_directory(in_the_way));
+  auto path = write_receipt(folder_, "a", sample::receipt(1));
+  ASSERT_FALSE(path.ok());
+  EXPECT_EQ(path.error().kind, ErrorKind::kEnvironment);
+  EXPECT_FALSE(*has_receipt(folder_, "a"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+  std::filesystem::remove(in_the_way);
+  EXPECT_TRUE(write_receipt(folder_, "a", sample::receipt(1)).ok());
+}
+
 TEST_F(ReceiptFileTest, RefusesIdsThatAreNoPlainNames) {
   for (const std::string& id : {std::string(), std::string("."), std::string("../x"), std::string("a/b"),
                                 std::string("a b"), std::string("\xc3\xa9"), std::string(129, 'a')}) {

@@ -26,16 +26,21 @@ Result<std::unique_ptr<Authority>> Authority::follow(store::LedgerStore& ledger,
 // The leaves from size() on; also into `tree`, if there is one.
 Status Authority::read(ledger::CompactTree* tree) {
   while (true) {
-    const std::uint64_t begin = registry_.size();
+    const std::uint64_t begin = size();
     auto leaves = ledger_.leaves(begin, begin + bounds::kReplayLeaves);
     if (!leaves) return leaves.error();
-    for (const store::Bytes& leaf : *leaves) {
-      if (tree != nullptr) tree->append(ledger::leaf_hash(leaf));
-      // A record that is refused changes nothing, and the registry keeps the reason.
-      (void)registry_.apply(registry_.size(), leaf);
+    if (tree != nullptr) {
+      for (const store::Bytes& leaf : *leaves) tree->append(ledger::leaf_hash(leaf));
     }
+    apply(*leaves);
     if (std::cmp_less(leaves->size(), bounds::kReplayLeaves)) return {};
   }
+}
+
+// A record that is refused changes nothing, and the registry keeps the reason.
+void Authority::apply(std::span<const store::Bytes> leaves) {
+  const std::lock_guard lock(mutex_);
+  for (const store::Bytes& leaf : leaves) (void)registry_.apply(registry_.size(), leaf);
 }
 
 Status Authority::admit(const Digest& id, const anchor::Use& use) const {
@@ -55,19 +60,31 @@ bool Authority::revoked(const Digest& id) const {
 }
 
 bool Authority::poll() {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard reading(reading_);
   auto revision = ledger_.revision();
   if (revision && revision_ == *revision) return false;
-  const std::uint64_t departures = registry_.departures();
-  Status status = revision ? read(nullptr) : Status(revision.error());
-  failure_.reset();
-  revision_.reset();
-  if (!status) {
-    failure_ = status.error();
-    return true;
+  const auto departures = [this] {
+    const std::lock_guard lock(mutex_);
+    return registry_.departures();
+  };
+  const std::uint64_t before = departures();
+  const Status status = revision ? read(nullptr) : Status(revision.error());
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = status ? std::nullopt : std::optional(status.error());
   }
-  revision_ = *revision;
-  return registry_.departures() != departures;
+  revision_ = status ? *revision : kNoRevision;
+  return !status || departures() != before;
+}
+
+bool Authority::fresh() const {
+  const auto revision = ledger_.glance();
+  return revision && revision_ == *revision;
+}
+
+void Authority::learn(std::uint64_t first, std::span<const store::Bytes> leaves) {
+  const std::lock_guard reading(reading_);
+  if (size() == first) apply(leaves);
 }
 
 Status Authority::readable() const {

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 
 #include "anchor/registry.h"
 #include "base/result.h"
@@ -30,6 +33,12 @@ class Authority {
   /// Takes what the ledger gained, by whomever; cheap when that is nothing. True if any anchor left force by
   /// it, or if the ledger could not be read. What expires meanwhile in_force alone tells.
   bool poll();
+  /// Whether everything that the ledger is known to have gained was taken, by memory alone: it waits for no
+  /// read, not even for one that another thread has under way. False while the ledger cannot be read.
+  bool fresh() const;
+  /// Leaves that are in the ledger from this index on, for who has just put them there: they need not be
+  /// read.
+  void learn(std::uint64_t first, std::span<const store::Bytes> leaves);
   /// The error that keeps the ledger from being read, if there is one.
   Status readable() const;
   /// Leaves read: the size of the ledger whose state this is.
@@ -41,11 +50,15 @@ class Authority {
  private:
   Authority(store::LedgerStore& ledger, const ledger::VerifierKey& log) : ledger_(ledger), registry_(log) {}
   Status read(ledger::CompactTree* tree);
+  void apply(std::span<const store::Bytes> leaves);
+
+  static constexpr std::uint64_t kNoRevision = std::numeric_limits<std::uint64_t>::max();
 
   store::LedgerStore& ledger_;
-  mutable std::mutex mutex_;  // guards all below
+  std::mutex reading_;                                 // one reads at a time, and alone changes what follows
+  std::atomic<std::uint64_t> revision_ = kNoRevision;  // of the ledger, before it was last read
+  mutable std::mutex mutex_;                           // guards what follows; nothing is read under it
   anchor::Registry registry_;
-  std::optional<std::uint64_t> revision_;  // of the ledger, before it was last read
   std::optional<Error> failure_;
 };
 

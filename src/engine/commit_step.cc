@@ -7,6 +7,9 @@ namespace fieldprint::engine {
 
 void Engine::heed_news() {
   News news = commits_.news();
+  const bool turned = news.outage.has_value() != outage_.has_value();
+  outage_ = std::move(news.outage);
+  if (turned && events_.outage) events_.outage(outage_);
   for (CommitNews& each : news.commits) heed(each);
   for (const EffectNews& each : news.effects) {
     const auto found = effects_.find(each.effect);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -36,9 +37,18 @@ struct EffectNews {
   EffectOutcome outcome;
 };
 
+/// The ledger fails, or does not answer. Trajectories wait as far ahead as they may be, and those that are
+/// bound to anchors at once where it cannot be read; their commits are entered when it is back.
+struct LedgerOutage {
+  std::string reason;
+  std::chrono::milliseconds lasted{};
+  std::chrono::milliseconds patience{};  ///< after so long they stop, and nothing opens until it is back
+};
+
 struct News {
   std::vector<CommitNews> commits;
   std::vector<EffectNews> effects;
+  std::optional<LedgerOutage> outage;  ///< while there is one
 };
 
 /// Where an engine's commits go, and what it hears of them. The engine's thread calls it and never waits for

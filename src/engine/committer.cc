@@ -13,6 +13,8 @@ namespace {
 
 // An engine that waits looks for revocations by other processes as often as this.
 constexpr std::chrono::milliseconds kEngineWait{5};
+// A ledger that has not answered for so long, without an error, is as good as one that fails.
+constexpr std::chrono::seconds kSlow{1};
 
 std::int64_t now() { return static_cast<std::int64_t>(std::time(nullptr)); }
 
@@ -72,7 +74,9 @@ Committer::~Committer() {
 }
 
 Status Committer::open(core::SequenceId id, const core::Request& request) {
-  anchors_.poll();
+  if (!request.anchors.empty()) {
+    if (Status status = anchors_.await_fresh(bounds::kMaxOpenWait); !status) return status.error();
+  }
   commit::Origin origin{file_.digest(), exact::kCanonVersion, {}};
   // Admitted by the ledger at one size, which another thread may have taken in more of meanwhile.
   do {
@@ -161,7 +165,8 @@ void Committer::forget_if_over(core::SequenceId id) {
 bool Committer::may_run(core::SequenceId id) const {
   const std::lock_guard lock(mutex_);
   const Life& life = lives_.at(id);
-  return !life.stopped && life.waiting.empty() && protocol_.may_run(id);
+  const bool unread = stale_ && !life.anchors.empty();
+  return !unread && !life.stopped && life.waiting.empty() && protocol_.may_run(id);
 }
 
 void Committer::pages_checked(core::SequenceId id, std::int32_t commits, std::int64_t blocks) {
@@ -211,12 +216,49 @@ void Committer::stop(const Cut& cut, Life& life, Error error) {
   changed_.notify_all();
 }
 
+bool Committer::Waiting::out(Clock::time_point now) const { return error || now - since >= kSlow; }
+
+/// What the engine finds of the ledger in this step, and whether that has lasted too long.
+void Committer::heed_ledger(bool fresh) {
+  const auto now = Clock::now();
+  if (fresh) stale_.reset();
+  if (!fresh && !stale_) stale_ = {.since = now};
+  if (const Status status = anchors_.readable(); stale_ && !status) stale_->error = status.error();
+  const bool too_long = entering_ && entering_->out(now) && now - entering_->since >= options_.patience;
+  if (!too_long || failure_) return;
+  stop_all(entering_->error.value_or(
+      environment_error(fmt::format("the ledger {} does not answer", log_.store().name()))));
+}
+
+std::optional<LedgerOutage> Committer::outage() const {
+  const auto now = Clock::now();
+  for (const auto& [waiting, what] : {std::pair(&entering_, "takes"), std::pair(&stale_, "gives")}) {
+    if (!*waiting || !(*waiting)->out(now)) continue;
+    const std::optional<Error>& error = (*waiting)->error;
+    return LedgerOutage{
+        error ? error->message : fmt::format("the ledger {} {} nothing", log_.store().name(), what),
+        std::chrono::duration_cast<std::chrono::milliseconds>(now - (*waiting)->since), options_.patience};
+  }
+  return std::nullopt;
+}
+
+/// Whether what is bound to the anchor may go on; as far as the ledger was read, as long as there is
+/// patience.
+Status Committer::standing(const Digest& anchor) const {
+  const Status status = anchors_.in_force(anchor, now());
+  if (!status && status.error().kind != ErrorKind::kEnvironment) return status;
+  const auto time = Clock::now();
+  if (!stale_ || !stale_->out(time) || time - stale_->since < options_.patience) return {};
+  return status ? Status(environment_error("the ledger could not be read: nobody knows what was revoked"))
+                : status;
+}
+
 /// Ends what is bound to an anchor that is not in force now. Only a revocation is remembered: a clock may be
-/// wrong and a ledger unreadable for a moment.
+/// wrong and a ledger unreadable for some time.
 void Committer::heed_anchors() {
   for (const auto& [anchor, bindings] : bound_) {
     if (protocol_.revoked(anchor)) continue;
-    const Status status = anchors_.in_force(anchor, now());
+    const Status status = standing(anchor);
     if (status) continue;
     std::vector<Cut> concerned;
     for (auto& [id, life] : lives_) {
@@ -254,10 +296,11 @@ EffectId Committer::request(core::SequenceId id, std::int32_t commits) {
 }
 
 News Committer::news() {
-  anchors_.poll();
+  const bool fresh = anchors_.fresh();
   const std::lock_guard lock(mutex_);
+  heed_ledger(fresh);
   heed_anchors();
-  News news;
+  News news{.commits = {}, .effects = {}, .outage = outage()};
   take_effects(news);
   for (const core::SequenceId id : std::exchange(told_next_, {})) {
     const auto found = lives_.find(id);
@@ -274,6 +317,8 @@ News Committer::news() {
 void Committer::take_effects(News& news) {
   std::vector<core::SequenceId> over;
   for (auto& [id, life] : lives_) {
+    // What is not read yet may be a revocation.
+    if (stale_ && !life.anchors.empty() && !life.stopped) continue;
     std::erase_if(life.gates, [&, &id = id, &life = life](const Gate& gate) {
       std::string reason = protocol_.known(id) ? protocol_.reason(id) : std::string();
       if (gate.requested) {
@@ -296,6 +341,11 @@ void Committer::take_effects(News& news) {
 
 void Committer::wait() {
   std::unique_lock lock(mutex_);
+  if (stale_ && !bound_.empty() && !stale_->error) {
+    lock.unlock();
+    (void)anchors_.await_fresh(kEngineWait);
+    return;
+  }
   engine_waits_ = true;
   wake_.notify_one();
   changed_.wait_for(lock, kEngineWait, [&] { return !told_next_.empty(); });

@@ -8,11 +8,13 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "anchor/registry.h"
+#include "base/bounds.h"
 #include "commit/protocol.h"
 #include "engine/chain.h"
 #include "engine/commits.h"
@@ -26,13 +28,24 @@ namespace fieldprint::engine {
 class AnchorsInForce {
  public:
   virtual ~AnchorsInForce() = default;
-  /// Takes in what the ledger has gained; cheap when that is nothing.
-  virtual void poll() = 0;
+  /// Takes in what the ledger has gained, and waits for it to be read; cheap when that is nothing. An error
+  /// if it cannot be read.
+  virtual Status poll() = 0;
+  /// Whether all that the ledger is known to have gained was taken in, by memory alone. Where it was not, it
+  /// will be soon without the caller.
+  virtual bool fresh() = 0;
+  /// Waits until that is so; an error if it cannot be read, or is not within this time.
+  virtual Status await_fresh(std::chrono::milliseconds most) = 0;
+  /// Of the last read.
+  virtual Status readable() const = 0;
+  /// Leaves that the caller has put into the ledger, from this index on: they need not be read.
+  virtual void learn(std::uint64_t first, std::span<const store::Bytes> leaves) = 0;
   /// Leaves of the ledger that were taken in.
   virtual std::uint64_t size() const = 0;
   /// Whether the anchor may begin to influence a request, and what it is.
   virtual Result<commit::AnchorRecord> admit(const Digest& id, const anchor::Use& use) const = 0;
-  /// Whether one that was admitted may go on at this time, in seconds since 1970.
+  /// Whether one that was admitted may go on at this time, in seconds since 1970. An environment error says
+  /// that nobody knows.
   virtual Status in_force(const Digest& id, std::int64_t time) const = 0;
   /// Whether one that is not in force is so for good.
   virtual bool revoked(const Digest& id) const = 0;
@@ -44,7 +57,16 @@ class AnchorsInForce {
 ///
 /// A revocation is taken in before each append, after it and whenever the engine asks for news. A commit is
 /// validated when its verdict is durable and the anchors, read up to the verdict at least, are still in
-/// force. Where the ledger cannot be written every trajectory stops with what is validated by then.
+/// force.
+///
+/// The engine's thread never waits for the ledger to be read: when it asks for news and the ledger has gained
+/// what was not taken in yet, sequences that are bound to anchors do not run, and their effects do not leave,
+/// until a step that finds it taken in.
+///
+/// While the ledger fails its thread tries again, with the same leaves, which it looks for first: a database
+/// that was lost while it committed may have them. Nothing else changes but that trajectories get no further
+/// than they may run ahead. After Options::patience every trajectory stops with what is validated by then,
+/// and none opens, until the ledger has taken up what was sealed and what became of it.
 class Committer final : public Commits {
  public:
   struct Options {
@@ -54,13 +76,15 @@ class Committer final : public Commits {
     double reexecute_share = 1.0 / 512;
     std::optional<Digest> salt{};                  ///< decides which; by default nobody knows it
     std::chrono::milliseconds verdict_delay{250};  ///< the longest that a verdict waits for records
+    /// For how long the ledger may fail before trajectories stop; of what hangs, at least a second.
+    std::chrono::milliseconds patience{bounds::kLedgerPatience};
   };
 
   /// All arguments must outlive the committer. `backend` is the name of the engine's.
   static Result<std::unique_ptr<Committer>> create(store::SignedLog& log, AnchorsInForce& anchors,
                                                    const weights::ModelFile& file, std::string_view backend,
                                                    const Options& options);
-  /// Appends what was sealed; verdicts that are not due by then are not given.
+  /// Appends what was sealed, with one attempt; verdicts that are not due by then are not given.
   ~Committer() override;
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
@@ -128,6 +152,16 @@ class Committer final : public Commits {
     std::vector<Digest> heads = {};                      ///< leaf hashes of records
     std::vector<std::optional<History>> histories = {};  ///< of records; set where it is to be computed again
     std::vector<std::optional<commit::Receipt>> receipts = {};  ///< of records
+    store::SignedLog::Unsettled unsettled = {};
+    bool appended = false;
+  };
+  /// How long something of the ledger has not come, and why.
+  struct Waiting {
+    Clock::time_point since;
+    std::optional<Error> error = {};
+
+    /// Whether that is more than the time that it takes.
+    bool out(Clock::time_point now) const;
   };
 
   Committer(store::SignedLog& log, AnchorsInForce& anchors, const weights::ModelFile& file,
@@ -141,7 +175,10 @@ class Committer final : public Commits {
   void advance(core::SequenceId id, Life& life);
   void refute_commit(Commit commit, const std::string& reason);
   void stop(const Cut& cut, Life& life, Error error);
+  void heed_ledger(bool fresh);
   void heed_anchors();
+  Status standing(const Digest& anchor) const;
+  std::optional<LedgerOutage> outage() const;
   void take_effects(News& news);
   void forget_if_over(core::SequenceId id);
   void note_due();
@@ -149,10 +186,13 @@ class Committer final : public Commits {
   bool has_work() const;
   Batch take_batch();
   void note_appended(Batch& batch);
+  void stop_all(const Error& error);
   void fail(const Error& error);
 
-  // The thread's, without it.
+  // The thread's. The first two hold it where they do not wait.
   void run();
+  bool enter(Batch& batch, std::unique_lock<std::mutex>& lock);
+  bool needs_reading() const;
   void encode(Batch& batch);
   bool has_room_to_reexecute(const Batch& batch) const;
   void encode_verdicts(Batch& batch);
@@ -174,7 +214,10 @@ class Committer final : public Commits {
   std::set<core::SequenceId> told_next_;  ///< of whom there is news
   std::deque<Queued> queue_;
   std::vector<Refusal> refusals_;
-  std::optional<Error> failure_;
+  std::optional<Error> failure_;     ///< why nothing opens
+  bool over_ = false;                ///< for good
+  std::optional<Waiting> entering_;  ///< for the batch under way to be durable
+  std::optional<Waiting> stale_;     ///< for what the ledger has gained to be read
   Clock::time_point due_since_{};
   EffectId effects_ = 0;
   bool engine_waits_ = false;

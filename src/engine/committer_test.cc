@@ -138,33 +138,6 @@ TEST(Committer, AnAnchorRevokedWhileServingEndsItsSequencesInThatStepAndNoOther)
   EXPECT_TRUE(std::ranges::any_of(verdicts, [](const auto& verdict) { return !verdict.good; }));
 }
 
-TEST(Committer, ALedgerThatCannotBeReadForAMomentEndsWhatIsBoundAndNothingLater) {
-  Recorded it;
-  it.commits.holding = true;
-  const SequenceId bound = it.served.submit(anchored_endless(70, 20, 300, 1));
-  const SequenceId other = it.served.submit(endless(20, 100, 2));
-  it.generate(bound, 20);
-  std::vector<EffectOutcome> outcomes;
-  ASSERT_TRUE(it.served->request_effect(bound, [&](const EffectOutcome& o) { outcomes.push_back(o); }).ok());
-  it.anchors.make_unreadable(true);
-  for (int i = 0; i < 5; ++i) it.served->step();
-  ASSERT_TRUE(it.served.errors.contains(bound));
-  EXPECT_NE(it.served.errors.at(bound).message.find("cannot be read"), std::string::npos);
-  ASSERT_EQ(outcomes.size(), 1U);
-  EXPECT_FALSE(outcomes[0].released);
-  EXPECT_FALSE(it.served->submit(anchored_endless(70, 20, 100, 3)).ok());
-  it.anchors.make_unreadable(false);
-  it.commits.let_go();
-  const SequenceId later = it.served.submit(anchored_endless(70, 20, 100, 3));
-  it.served.finish();
-  for (const SequenceId id : {other, later}) EXPECT_TRUE(it.served.validated.contains(id));
-  EXPECT_FALSE(it.served.validated.contains(bound));
-  it.committer.reset();
-  const auto verdicts = verdicts_of(*it.log);
-  EXPECT_EQ(std::ranges::count_if(verdicts, [](const auto& verdict) { return !verdict.good; }), 1)
-      << "however often it was looked at";
-}
-
 // An answer whose client is gone: every commit is durable and none has a verdict.
 SequenceId close_unvalidated(Recorded& it, Request asked) {
   it.commits.holding = true;
@@ -211,6 +184,64 @@ TEST(Committer, AClosedAnswerWhoseAnchorIsRevokedGetsItsBadVerdict) {
   it.anchors.revoke(sha256("an anchor"));
   (void)it.committer->news();
   expect_all_bad(it, "revoked");
+}
+
+TEST(Committer, AnAnswerWhoseAnchorsAreAllRevokedGetsOneBadVerdict) {
+  Recorded it;
+  it.commits.holding = true;
+  Request asked = anchored_endless(70, 20, 300, 1);
+  asked.anchors.push_back(sha256("another anchor"));
+  const SequenceId id = it.served.submit(asked);
+  it.generate(id, 80);
+  for (const Digest& anchor : asked.anchors) it.anchors.revoke(anchor);
+  it.served.finish();
+  EXPECT_TRUE(it.served.errors.contains(id));
+  it.committer.reset();
+  const auto verdicts = verdicts_of(*it.log);
+  EXPECT_EQ(std::ranges::count_if(verdicts, [](const auto& verdict) { return !verdict.good; }), 1);
+}
+
+/// A trajectory whose first commit is durable, and a committer that sleeps until its verdict is asked for.
+struct Judged : Recorded {
+  Judged() : Recorded({.kv_blocks = 60}, {.reexecute_share = 0, .verdict_delay = std::chrono::hours(1)}) {
+    commits.holding = true;
+    id = served.submit(anchored_endless(70, 20, 300, 1));
+    generate(id, 20);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_TRUE(verdicts_of(*log).empty());
+  }
+  /// What becomes of an effect that depends on the first commit.
+  EffectOutcome judge() {
+    (void)committer->request(id, 1);
+    committer->pages_checked(id, 1, 1);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (std::chrono::steady_clock::now() < deadline) {
+      const News news = committer->news();
+      if (!news.effects.empty()) return news.effects.front().outcome;
+    }
+    ADD_FAILURE() << "no verdict";
+    return {};
+  }
+  SequenceId id = 0;
+};
+
+TEST(Committer, ARevocationThatEntersTheLedgerBeforeAVerdictIsHeededBeforeTheVerdictCounts) {
+  Judged it;
+  // It is found by whoever reads the ledger after the verdict was appended.
+  it.anchors.revoke_when(sha256("an anchor"), [&] { return !verdicts_of(*it.log).empty(); });
+  const EffectOutcome outcome = it.judge();
+  EXPECT_FALSE(outcome.released);
+  EXPECT_NE(outcome.reason.find("revoked"), std::string::npos) << outcome.reason;
+}
+
+TEST(Committer, AVerdictStatesNoMoreOfTheLedgerThanWasHeededBeforeIt) {
+  Judged it;
+  // Another thread takes in more when this one has just been told that the anchor is in force.
+  it.anchors.on_in_force = [&] { it.anchors.taken_in = 10; };
+  EXPECT_TRUE(it.judge().released);
+  const auto verdicts = verdicts_of(*it.log);
+  ASSERT_EQ(verdicts.size(), 1U);
+  EXPECT_EQ(verdicts[0].head, 0U);
 }
 
 TEST(Committer, HeldTextIsGivenOutWhenItIsValidatedAndNotBefore) {

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,20 +18,38 @@
 /// An engine with a ledger in memory and anchors that a test revokes.
 namespace fieldprint::engine::testing {
 
-/// Every anchor is in force until it is revoked, save while a test has it that none is.
+/// Every anchor is in force until its revocation is taken in, save while a test has it that nobody can read.
 class FakeAnchors final : public AnchorsInForce {
  public:
-  void poll() override {}
-  std::uint64_t size() const override { return 0; }
+  Status poll() override {
+    if (Status status = readable(); !status) return status;
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, stands] : std::exchange(coming_, {})) {
+      if (stands()) {
+        revoked_.insert(id);
+      } else {
+        coming_.emplace(id, stands);
+      }
+    }
+    return {};
+  }
+  bool fresh() override { return readable().ok(); }
+  Status await_fresh(std::chrono::milliseconds) override { return readable(); }
+  Status readable() const override {
+    const std::lock_guard lock(mutex_);
+    return unreadable_ ? Status(environment_error("the ledger cannot be read")) : Status();
+  }
+  void learn(std::uint64_t, std::span<const store::Bytes>) override {}
+  std::uint64_t size() const override { return taken_in; }
   Result<commit::AnchorRecord> admit(const Digest& id, const anchor::Use&) const override {
     if (Status status = in_force(id, 0); !status) return status.error();
     const std::string text = "anchor";
     return commit::AnchorRecord{id, {text.begin(), text.end()}};
   }
   Status in_force(const Digest& id, std::int64_t) const override {
-    const std::lock_guard lock(mutex_);
-    if (revoked_.contains(id)) return refuted("the anchor was revoked");
-    if (unreadable_) return environment_error("the ledger cannot be read");
+    if (Status status = readable(); !status) return status;
+    if (revoked(id)) return refuted("the anchor was revoked");
+    if (on_in_force) on_in_force();
     return {};
   }
   bool revoked(const Digest& id) const override {
@@ -44,10 +64,18 @@ class FakeAnchors final : public AnchorsInForce {
     const std::lock_guard lock(mutex_);
     revoked_.insert(id);
   }
+  /// Taken in by the first poll that finds it in the ledger.
+  void revoke_when(const Digest& id, std::function<bool()> stands) {
+    const std::lock_guard lock(mutex_);
+    coming_.emplace(id, std::move(stands));
+  }
+  std::atomic<std::uint64_t> taken_in = 0;
+  std::function<void()> on_in_force;  ///< after it was said that an anchor is; set before anything runs
 
  private:
   mutable std::mutex mutex_;
   std::set<Digest> revoked_;
+  std::map<Digest, std::function<bool()>> coming_;
   bool unreadable_ = false;
 };
 
@@ -110,8 +138,9 @@ inline std::vector<commit::VerdictRecord> verdicts_of(store::SignedLog& log) {
 
 /// An engine whose answers are recorded.
 struct Recorded {
-  explicit Recorded(const Options& options = {.kv_blocks = 60}, const Committer::Options& commit = {})
-      : log(store::open_passing_log().value()),
+  explicit Recorded(const Options& options = {.kv_blocks = 60}, const Committer::Options& commit = {},
+                    std::unique_ptr<store::SignedLog> into = store::open_passing_log().value())
+      : log(std::move(into)),
         committer(Committer::create(*log, anchors, tiny_file(),
                                     backend::select_backend("", 1).value()->name(), commit)
                       .value()),

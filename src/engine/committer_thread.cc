@@ -11,6 +11,13 @@
 
 /// The committer's thread: takes what has gathered, appends it, and tells the protocol.
 namespace fieldprint::engine {
+namespace {
+
+// A ledger that failed is tried again after these.
+constexpr std::chrono::milliseconds kFirstRetry{20};
+constexpr std::chrono::milliseconds kLastRetry{2000};
+
+}  // namespace
 
 void Committer::run() {
   std::unique_lock lock(mutex_);
@@ -24,7 +31,7 @@ void Committer::run() {
       }
     }
     lock.unlock();
-    anchors_.poll();
+    (void)anchors_.poll();
     lock.lock();
     // Before: what another thread takes in from here on may be heeded too late for this batch.
     const std::uint64_t head = anchors_.size();
@@ -33,21 +40,46 @@ void Committer::run() {
     batch.head = head;
     lock.unlock();
     encode(batch);
-    const Status appended = append(batch);
-    // The verdicts count by the anchors as they were when these became durable, or later.
-    anchors_.poll();
     lock.lock();
-    if (appended) {
-      note_appended(batch);
-    } else {
-      fail(appended.error());
-    }
+    if (enter(batch, lock)) note_appended(batch);
     changed_.notify_all();
   }
 }
 
+/// Makes the batch durable, and reads the ledger up to it, however often that takes; false if nothing will.
+bool Committer::enter(Batch& batch, std::unique_lock<std::mutex>& lock) {
+  entering_ = {.since = Clock::now()};
+  for (auto delay = kFirstRetry;; delay = std::min(2 * delay, kLastRetry)) {
+    const bool last = stop_;
+    lock.unlock();
+    const Status appended = append(batch);
+    // The verdicts count by the anchors as they were when these became durable, or later.
+    const Status read = anchors_.poll();
+    lock.lock();
+    if (appended) {
+      entering_.reset();
+      failure_.reset();
+      if (read || !needs_reading()) return true;
+    } else if (appended.error().kind == ErrorKind::kEnvironment) {
+      entering_->error = appended.error();
+    }
+    if (last || (!appended && !entering_->error)) {
+      fail(appended ? read.error() : appended.error());
+      return false;
+    }
+    changed_.notify_all();
+    wake_.wait_for(lock, delay, [&] { return stop_; });
+  }
+}
+
+/// Whether something that is bound to an anchor goes on.
+bool Committer::needs_reading() const {
+  return std::ranges::any_of(
+      lives_, [](const auto& each) { return !each.second.anchors.empty() && !each.second.stopped; });
+}
+
 bool Committer::has_work() const {
-  if (failure_) return false;
+  if (over_) return false;
   if (!queue_.empty() || !refusals_.empty()) return true;
   if (!validator_.due()) return false;
   return stop_ || urgent() || Clock::now() >= due_since_ + options_.verdict_delay;
@@ -141,10 +173,12 @@ void Committer::encode_verdicts(Batch& batch) {
 }
 
 Status Committer::append(Batch& batch) {
-  if (batch.leaves.empty()) return {};
+  if (batch.leaves.empty() || batch.appended) return {};
   if (Status status = FAULT_POINT("commits.before_append"); !status) return status;
-  auto logged = log_.append(batch.leaves);
+  auto logged = log_.append(batch.leaves, batch.unsettled);
   if (!logged) return logged.error();
+  batch.appended = true;
+  anchors_.learn(logged->front().index, batch.leaves);
   CRASH_POINT("commits.recorded");
   if (batch.leaves.size() > batch.records.size()) CRASH_POINT("verdicts.recorded");
   for (std::size_t i = 0; i < batch.records.size(); ++i) {
@@ -199,11 +233,9 @@ void Committer::note_appended(Batch& batch) {
   note_due();
 }
 
-/// The ledger cannot be written: nothing more is validated, and nothing goes on.
-void Committer::fail(const Error& error) {
+/// Every trajectory ends with what is validated, and nothing opens.
+void Committer::stop_all(const Error& error) {
   failure_ = error;
-  queue_.clear();
-  refusals_.clear();
   for (auto& [id, life] : lives_) {
     life.waiting.clear();
     if (protocol_.known(id)) {
@@ -216,6 +248,14 @@ void Committer::fail(const Error& error) {
     }
     advance(id, life);
   }
+}
+
+/// The ledger will never take what it must take next.
+void Committer::fail(const Error& error) {
+  stop_all(error);
+  over_ = true;
+  entering_.reset();
+  queue_.clear();
   refusals_.clear();
 }
 

@@ -56,6 +56,8 @@ struct Events {
   std::function<void(core::SequenceId, Error)> failed{};
   /// The answer's record is durable; of a held one also validated.
   std::function<void(core::SequenceId, const commit::Receipt&)> recorded{};
+  /// The ledger fails, and answers wait for it as LedgerOutage says; or, with nothing, it is back.
+  std::function<void(const std::optional<LedgerOutage>&)> outage{};
   /// All commits of a recorded answer are validated.
   std::function<void(core::SequenceId, const Validation&)> validated{};
   /// Something went wrong that costs time and no answer: the swap area fails, or gave altered bytes back.
@@ -116,6 +118,8 @@ class Engine {
   bool step();
 
   EngineStats stats() const;
+  /// What the last step found of the ledger; nothing while it works.
+  const std::optional<LedgerOutage>& outage() const { return outage_; }
   /// Bytes of a running or just finished sequence's blocks, in table order; called from `finished` only. Of a
   /// finished one whose text was held there may be none left.
   std::vector<std::uint8_t> kv_bytes(core::SequenceId id) const;
@@ -204,6 +208,7 @@ class Engine {
   bool stepping_ = false;
   core::SequenceId next_id_ = 1;
   EngineStats stats_;
+  std::optional<LedgerOutage> outage_;
 };
 
 }  // namespace fieldprint::engine

@@ -117,28 +117,30 @@ class Served {
   explicit Served(const Options& options, const weights::ModelFile& file = tiny_file(),
                   const tokenizer::Tokenizer& tokenizer = tiny_tokenizer(), Commits* commits = nullptr)
       : backend_(backend::select_backend("", 1).value()),
-        engine_(Engine::create(
-                    file, tokenizer, *backend_, options,
-                    {.text =
-                         [this](SequenceId id, std::string_view text) {
-                           streamed[id] += text;
-                           if (on_text) on_text(id);
-                         },
-                     .finished =
-                         [this](SequenceId id, core::Answer answer) {
-                           kv[id] = engine_->kv_bytes(id);
-                           order.push_back(id);
-                           answers.emplace(id, std::move(answer));
-                           if (on_finished) on_finished(id);
-                         },
-                     .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); },
-                     .recorded = [this](SequenceId id,
-                                        const commit::Receipt& receipt) { receipts.emplace(id, receipt); },
-                     .validated = [this](SequenceId id,
-                                         const Validation& found) { validated.emplace(id, found); },
-                     .notice = [this](std::string_view text) { notices.emplace_back(text); }},
-                    commits)
-                    .value()) {}
+        engine_(
+            Engine::create(
+                file, tokenizer, *backend_, options,
+                {.text =
+                     [this](SequenceId id, std::string_view text) {
+                       streamed[id] += text;
+                       if (on_text) on_text(id);
+                     },
+                 .finished =
+                     [this](SequenceId id, core::Answer answer) {
+                       kv[id] = engine_->kv_bytes(id);
+                       order.push_back(id);
+                       answers.emplace(id, std::move(answer));
+                       if (on_finished) on_finished(id);
+                     },
+                 .failed = [this](SequenceId id, Error error) { errors.emplace(id, std::move(error)); },
+                 .recorded = [this](SequenceId id,
+                                    const commit::Receipt& receipt) { receipts.emplace(id, receipt); },
+                 .outage = [this](const std::optional<LedgerOutage>& outage) { outages.push_back(outage); },
+                 .validated = [this](SequenceId id,
+                                     const Validation& found) { validated.emplace(id, found); },
+                 .notice = [this](std::string_view text) { notices.emplace_back(text); }},
+                commits)
+                .value()) {}
 
   Engine& operator*() { return *engine_; }
   Engine* operator->() { return engine_.get(); }
@@ -160,6 +162,7 @@ class Served {
   std::function<void(SequenceId)> on_text;
   std::function<void(SequenceId)> on_finished;
   std::map<SequenceId, commit::Receipt> receipts;
+  std::vector<std::optional<LedgerOutage>> outages;  ///< as they began and ended
   std::map<SequenceId, Validation> validated;
   std::vector<std::string> notices;
 

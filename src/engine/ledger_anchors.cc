@@ -1,8 +1,70 @@
 #include "engine/ledger_anchors.h"
 
+#include "base/bounds.h"
 #include "base/check.h"
 
 namespace fieldprint::engine {
+namespace {
+
+// A ledger that could not be read is left alone for so long.
+constexpr std::chrono::milliseconds kRetry{50};
+
+}  // namespace
+
+LedgerAnchors::LedgerAnchors(Authority& authority) : authority_(authority) {
+  thread_ = std::thread([this] { follow(); });
+}
+
+LedgerAnchors::~LedgerAnchors() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void LedgerAnchors::follow() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait_for(lock, bounds::kMaxLedgerSilence, [&] { return wanted_ || stop_; });
+    if (stop_) return;
+    wanted_ = false;
+    lock.unlock();
+    const Status status = poll();
+    lock.lock();
+    if (!status) wake_.wait_for(lock, kRetry, [&] { return stop_; });
+  }
+}
+
+Status LedgerAnchors::poll() {
+  (void)authority_.poll();
+  // Whoever waits either sees what was read or has not begun to wait.
+  { const std::lock_guard lock(mutex_); }
+  read_.notify_all();
+  return authority_.readable();
+}
+
+bool LedgerAnchors::fresh() {
+  if (authority_.fresh()) return true;
+  {
+    const std::lock_guard lock(mutex_);
+    wanted_ = true;
+  }
+  wake_.notify_one();
+  return false;
+}
+
+Status LedgerAnchors::await_fresh(std::chrono::milliseconds most) {
+  if (fresh()) return {};
+  std::unique_lock lock(mutex_);
+  const bool done =
+      read_.wait_for(lock, most, [&] { return authority_.fresh() || !authority_.readable().ok(); });
+  if (Status status = authority_.readable(); !status) return status;
+  if (done) return {};
+  return environment_error(
+      fmt::format("the ledger has changed, and was not read again within {} ms", most.count()));
+}
 
 Result<commit::AnchorRecord> LedgerAnchors::admit(const Digest& id, const anchor::Use& use) const {
   if (Status status = authority_.admit(id, use); !status) return status.error();

@@ -55,6 +55,9 @@ class LedgerStore {
   /// With `seal`, the tree that grows is what the last checkpoint kept states; anything else is damage, so
   /// that nothing is sealed that came from elsewhere.
   virtual Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) = 0;
+  /// Returns when nothing that this object began to add is under way any more, not even on a server that was
+  /// lost meanwhile: of an append that failed, what is not there then never will be.
+  virtual Status settle() = 0;
 
   virtual Result<std::uint64_t> size() = 0;
   /// A number that changes whenever the ledger has grown; it may change without. At once when this object
@@ -62,6 +65,9 @@ class LedgerStore {
   /// after its commit, and after bounds::kMaxLedgerSilence at the latest. Cheap enough to be asked for
   /// between any two steps: there is no round trip. Read it before what it is to vouch for.
   virtual Result<std::uint64_t> revision() = 0;
+  /// What revision() would say, by memory alone: it waits for no read, no server and no lock that is held
+  /// during one. Nothing where only revision() can tell.
+  virtual std::optional<std::uint64_t> glance() = 0;
   /// Leaves [begin, end), up to the first that is not there.
   virtual Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) = 0;
   /// Hashes [begin, end) of a level, up to the first that is not there.

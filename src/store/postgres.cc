@@ -166,7 +166,7 @@ Status Connection::prepare_session() {
   // Acknowledged means flushed, whatever the server's default is; a lock is not waited for without end.
   Status status = execute(
       "SET synchronous_commit = on; SET client_min_messages = warning; SET lock_timeout = '10s'; "
-      "SET idle_in_transaction_session_timeout = '60s'");
+      "SET idle_in_transaction_session_timeout = '15s'");
   return status.ok() && listening_ ? listen() : status;
 }
 
@@ -176,10 +176,18 @@ Status Connection::listen() {
 }
 
 Result<bool> Connection::heard() {
-  if (PQconsumeInput(handle_.get()) != 1 || !alive()) {
-    if (Status status = ensure(); !status) return status.error();
-    return true;
-  }
+  if (const auto heard = overhear()) return *heard;
+  if (Status status = ensure(); !status) return status.error();
+  return true;
+}
+
+// What a server says last and that it is gone are two reads.
+bool Connection::up() const {
+  return PQconsumeInput(handle_.get()) == 1 && PQconsumeInput(handle_.get()) == 1 && alive();
+}
+
+std::optional<bool> Connection::overhear() {
+  if (!up()) return std::nullopt;
   bool heard = false;
   while (
       const std::unique_ptr<PGnotify, decltype(&PQfreemem)> notice{PQnotifies(handle_.get()), &PQfreemem}) {
@@ -189,8 +197,7 @@ Result<bool> Connection::heard() {
 }
 
 Status Connection::ensure() {
-  // Reads what the server sent last, if it went away.
-  if (PQconsumeInput(handle_.get()) == 1 && alive()) return {};
+  if (up()) return {};
   PQreset(handle_.get());
   if (PQstatus(handle_.get()) != CONNECTION_OK) return error("connect to");
   return prepare_session();

@@ -73,6 +73,8 @@ class Connection {
   /// Whether there was an announcement since the last call, or one may have been missed; no round trip unless
   /// the connection was lost.
   Result<bool> heard();
+  /// The same without ever waiting; nothing if the connection was lost.
+  std::optional<bool> overhear();
   Status execute(const char* sql) { return execute(sql, {}); }
   Status execute(const char* sql, const Arguments& arguments);
   Result<Rows> query(const char* sql, const Arguments& arguments = {});
@@ -85,6 +87,7 @@ class Connection {
     void operator()(PGconn* handle) const { PQfinish(handle); }
   };
   explicit Connection(PGconn* handle) : handle_(handle) {}
+  bool up() const;
   Status prepare_session();
   Error error(std::string_view doing) const;
   std::unique_ptr<PGconn, Close> handle_;

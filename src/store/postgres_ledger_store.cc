@@ -89,6 +89,7 @@ Result<std::unique_ptr<PostgresLedgerStore>> PostgresLedgerStore::open(const std
                                                                        const PostgresOptions& options) {
   std::unique_ptr<PostgresLedgerStore> store(new PostgresLedgerStore());
   store->read_only_ = options.reads_only();
+  store->url_ = url;
   for (Guarded* guarded : {&store->writer_, &store->reader_}) {
     auto connection = Connection::open(url);
     if (!connection) return connection.error();
@@ -120,7 +121,10 @@ Status PostgresLedgerStore::prepare_schema(const PostgresOptions& options) {
     Status status = connection.execute("INSERT INTO fieldprint_ledger VALUES (1, $1, 0)",
                                        Arguments().add(kSchemaVersion));
     if (!status) return status;
-    return transaction->commit();
+    if (status = FAULT_POINT("store.schema.before_commit"); !status) return status;
+    if (status = transaction->commit(); !status) return status;
+    CRASH_POINT("store.schema.committed");
+    return {};
   }
   auto version = connection.query("SELECT version FROM fieldprint_ledger");
   if (!version) return version.error();
@@ -172,6 +176,15 @@ Result<ledger::Growth> PostgresLedgerStore::grow(std::span<const LeafView> leave
   CRASH_POINT("store.grow.committed");
   tree_ = growth.tree();
   return growth;
+}
+
+// A transaction that was lost with its connection holds the row until it has ended.
+Status PostgresLedgerStore::settle() {
+  const std::lock_guard lock(writer_.mutex);
+  auto transaction = Transaction::begin(*writer_.connection);
+  if (!transaction) return transaction.error();
+  auto size = lock_size();
+  return size ? Status() : Status(size.error());
 }
 
 // All rows in one statement, and so in one round trip.
@@ -255,13 +268,15 @@ Result<std::uint64_t> PostgresLedgerStore::size() {
 // Announcements may be lost on their way, by a pooler or a network that fell silent; then a follower looks
 // again after bounds::kMaxLedgerSilence.
 Result<std::uint64_t> PostgresLedgerStore::revision() {
-  const std::lock_guard lock(reader_.mutex);
-  bool raise = revision_ == 0;
+  const std::lock_guard lock(listener_.mutex);
+  bool raise = !listener_.connection;
   if (raise) {
-    if (Status status = reader_.connection->ensure(); !status) return status.error();
-    if (Status status = reader_.connection->listen(); !status) return status.error();
+    auto connection = Connection::open(url_);
+    if (!connection) return connection.error();
+    if (Status status = (*connection)->listen(); !status) return status.error();
+    listener_.connection = std::move(*connection);
   } else {
-    auto heard = reader_.connection->heard();
+    auto heard = listener_.connection->heard();
     if (!heard) return heard.error();
     raise = *heard || std::chrono::steady_clock::now() - raised_ >= bounds::kMaxLedgerSilence;
   }
@@ -269,6 +284,16 @@ Result<std::uint64_t> PostgresLedgerStore::revision() {
     ++revision_;
     raised_ = std::chrono::steady_clock::now();
   }
+  return revision_ + grown_;
+}
+
+// Who holds the lock may be connecting again.
+std::optional<std::uint64_t> PostgresLedgerStore::glance() {
+  const std::unique_lock lock(listener_.mutex, std::try_to_lock);
+  if (!lock || !listener_.connection) return std::nullopt;
+  const auto heard = listener_.connection->overhear();
+  if (!heard) return std::nullopt;
+  if (*heard) ++revision_;
   return revision_ + grown_;
 }
 

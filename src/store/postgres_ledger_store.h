@@ -22,7 +22,8 @@ struct PostgresOptions {
 
 /// A ledger in a PostgreSQL database, in tables named fieldprint_*, which several processes and machines may
 /// share: appends take turns by a row lock. Commits are synchronous; how durable the server's own flush is,
-/// its settings fsync and full_page_writes say. Reads have a connection of their own.
+/// its settings fsync and full_page_writes say. Reads have a connection of their own, and so has, from the
+/// first revision() on, the listening to announcements.
 class PostgresLedgerStore final : public LedgerStore {
  public:
   /// Connects, creates the tables if there are none and that is asked for, and checks that what they state
@@ -31,8 +32,10 @@ class PostgresLedgerStore final : public LedgerStore {
                                                            const PostgresOptions& options = {});
 
   Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override;
+  Status settle() override;
   Result<std::uint64_t> size() override;
   Result<std::uint64_t> revision() override;
+  std::optional<std::uint64_t> glance() override;
   Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) override;
@@ -56,8 +59,10 @@ class PostgresLedgerStore final : public LedgerStore {
 
   Guarded writer_;
   Guarded reader_;
+  Guarded listener_;  // without a connection until somebody follows
+  std::string url_;
   std::atomic<std::uint64_t> grown_ = 0;  // by this object
-  // How often others may have made it grow, and when it was last raised; guarded by the reader's mutex.
+  // How often others may have made it grow, and when it was last raised; guarded by the listener's mutex.
   std::uint64_t revision_ = 0;
   std::chrono::steady_clock::time_point raised_{};
   bool read_only_ = false;

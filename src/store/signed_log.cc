@@ -1,5 +1,6 @@
 #include "store/signed_log.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/bounds.h"
@@ -24,6 +25,7 @@ struct SignedLog::Waiting {
   bool done = false;
   std::uint64_t first = 0;  // index of its first leaf
   Result<std::shared_ptr<const Group>> group = std::shared_ptr<const Group>();
+  Unsettled unsettled = {};  // the same, where the group failed and may be there
 };
 
 Result<std::unique_ptr<SignedLog>> SignedLog::open(std::unique_ptr<LedgerStore> store,
@@ -61,12 +63,14 @@ Result<std::optional<std::string>> SignedLog::last_checkpoint() {
   return store_->uncovered(*size, covered);
 }
 
+// A thread that found its leaves in the ledger may be overtaken by one that appends.
 void SignedLog::remember(std::string note, std::uint64_t size, const Digest& root) {
   const std::lock_guard lock(said_mutex_);
+  if (size < said_.size) return;
   said_ = {std::move(note), size, root};
 }
 
-// Within the transaction. That the last checkpoint states the tree that grows, the store has checked.
+// That the last checkpoint states the tree, the store has checked, within the transaction if it grows.
 Status SignedLog::vouch(const Growing& growing) {
   const std::lock_guard lock(said_mutex_);
   if (said_.note.empty() && !growing.last) return {};
@@ -97,8 +101,43 @@ Result<std::string> SignedLog::sign(const Growing& growing) {
   return ledger::sign_checkpoint(growing.size, growing.root, signer_);
 }
 
-Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves) {
+Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves, Unsettled& unsettled) {
   if (leaves.empty()) return caller_error("there is no leaf to append");
+  if (!unsettled) return append_new(leaves, unsettled);
+  auto found = find(leaves, *unsettled);
+  if (!found) return found.error();
+  unsettled.reset();
+  if (*found) return std::move(**found);
+  return append_new(leaves, unsettled);
+}
+
+// Whether an attempt that put the leaves there, if it succeeded, has done so. A ledger's leaves are followed
+// by what others append, so the checkpoint is the last one.
+Result<std::optional<std::vector<LoggedLeaf>>> SignedLog::find(std::span<const Bytes> leaves,
+                                                               std::uint64_t first) {
+  if (Status status = store_->settle(); !status) return status.error();
+  auto there = store_->leaves(first, first + leaves.size());
+  if (!there) return there.error();
+  if (!std::ranges::equal(*there, leaves)) return std::optional<std::vector<LoggedLeaf>>();
+  auto last = last_checkpoint();
+  if (!last) return last.error();
+  CHECK(last->has_value(), "a checkpoint covers every leaf");
+  auto stated = read_checkpoint(**last);
+  CHECK(stated.ok(), "it was opened");
+  const Growing there_now{*last, stated->size, stated->root,
+                          [this](ledger::NodeId id) { return store_->node(id); }};
+  if (Status status = vouch(there_now); !status) return status.error();
+  std::vector<LoggedLeaf> logged;
+  for (std::uint64_t index = first; index < first + leaves.size(); ++index) {
+    auto proof = store_->inclusion_proof(index, stated->size);
+    if (!proof) return proof.error();
+    logged.push_back({index, stated->size, std::move(*proof), **last});
+  }
+  remember(std::move(**last), stated->size, stated->root);
+  return std::optional(std::move(logged));
+}
+
+Result<std::vector<LoggedLeaf>> SignedLog::append_new(std::span<const Bytes> leaves, Unsettled& unsettled) {
   Waiting me{.leaves = {leaves.begin(), leaves.end()}};
   // Checked here, so that one thread's mistake does not fail the others' group.
   if (Status status = check_leaves(me.leaves); !status) return status.error();
@@ -109,7 +148,10 @@ Result<std::vector<LoggedLeaf>> SignedLog::append(std::span<const Bytes> leaves)
     if (led_) me.wake.wait(lock, [&] { return me.done || me.leads; });
     if (!me.done) lead(lock);
   }
-  if (!me.group) return me.group.error();
+  if (!me.group) {
+    unsettled = me.unsettled;
+    return me.group.error();
+  }
   // Each thread makes its own proofs, while the next group is being committed.
   const Group& group = **me.group;
   std::vector<LoggedLeaf> logged;
@@ -127,12 +169,14 @@ void SignedLog::lead(std::unique_lock<std::mutex>& lock) noexcept {
   led_ = true;
   const std::vector<Waiting*> group = take_group();
   lock.unlock();
-  auto committed = commit(group);
+  Unsettled first;
+  auto committed = commit(group, first);
   lock.lock();
-  std::uint64_t next = committed ? (*committed)->growth.old_size() : 0;
+  std::uint64_t next = committed ? (*committed)->growth.old_size() : first.value_or(0);
   for (Waiting* waiting : group) {
     waiting->group = committed;
     waiting->first = next;
+    if (first) waiting->unsettled = next;
     next += waiting->leaves.size();
     waiting->done = true;
     waiting->wake.notify_one();
@@ -160,16 +204,20 @@ std::vector<SignedLog::Waiting*> SignedLog::take_group() {
   return group;
 }
 
-Result<std::shared_ptr<const SignedLog::Group>> SignedLog::commit(std::span<Waiting* const> waiting) {
+Result<std::shared_ptr<const SignedLog::Group>> SignedLog::commit(std::span<Waiting* const> waiting,
+                                                                  Unsettled& unsettled) {
   std::vector<LeafView> leaves;
   for (const Waiting* one : waiting) leaves.insert(leaves.end(), one->leaves.begin(), one->leaves.end());
   std::string checkpoint;
   auto growth = store_->grow(leaves, [&](const Growing& growing) {
     auto note = sign(growing);
-    if (note) checkpoint = *note;
+    if (!note) return note;
+    checkpoint = *note;
+    unsettled = growing.size - leaves.size();
     return note;
   });
   if (!growth) return growth.error();
+  unsettled.reset();
   remember(checkpoint, growth->size(), growth->root());
   CRASH_POINT("log.before_acknowledgement");
   return std::shared_ptr<const Group>(new Group{std::move(*growth), std::move(checkpoint)});

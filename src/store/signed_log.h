@@ -39,9 +39,20 @@ class SignedLog {
   static Result<std::unique_ptr<SignedLog>> open(std::unique_ptr<LedgerStore> store,
                                                  ledger::SignerKey signer);
 
+  /// The index from which on an append that failed may have put its leaves all the same: a database that is
+  /// lost while it commits does not say whether it has.
+  using Unsettled = std::optional<std::uint64_t>;
+
   /// Adds leaves, in a row and under one checkpoint, durably; the results are in the order of the leaves, of
   /// which there is at least one.
-  Result<std::vector<LoggedLeaf>> append(std::span<const Bytes> leaves);
+  Result<std::vector<LoggedLeaf>> append(std::span<const Bytes> leaves) {
+    Unsettled unsettled;
+    return append(leaves, unsettled);
+  }
+  /// The same for who tries again with the same leaves until it succeeds, and keeps `unsettled`, which is
+  /// empty at first: leaves that an earlier attempt has put into the ledger are found there and not added
+  /// once more.
+  Result<std::vector<LoggedLeaf>> append(std::span<const Bytes> leaves, Unsettled& unsettled);
 
   /// The last checkpoint, which covers every leaf; of an empty ledger without one, signs the first. Leaves
   /// that no checkpoint covers came from elsewhere and are not signed: an environment error.
@@ -68,13 +79,15 @@ class SignedLog {
     std::uint64_t size = 0;
     Digest root = ledger::empty_root();
   };
+  Result<std::vector<LoggedLeaf>> append_new(std::span<const Bytes> leaves, Unsettled& unsettled);
+  Result<std::optional<std::vector<LoggedLeaf>>> find(std::span<const Bytes> leaves, std::uint64_t first);
   Status vouch(const Growing& growing);
   Result<std::string> sign(const Growing& growing);
   void remember(std::string note, std::uint64_t size, const Digest& root);
   Result<std::optional<std::string>> last_checkpoint();
   void lead(std::unique_lock<std::mutex>& lock) noexcept;
   std::vector<Waiting*> take_group();
-  Result<std::shared_ptr<const Group>> commit(std::span<Waiting* const> waiting);
+  Result<std::shared_ptr<const Group>> commit(std::span<Waiting* const> waiting, Unsettled& unsettled);
 
   std::unique_ptr<LedgerStore> store_;
   ledger::SignerKey signer_;

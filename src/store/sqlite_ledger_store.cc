@@ -1,7 +1,6 @@
 #include "store/sqlite_ledger_store.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <mutex>
 #include <utility>
@@ -58,9 +57,6 @@ struct SqliteLedgerStore::Connection {
   std::mutex mutex = {};
   Database database;
   std::vector<Statement> statements;
-  const volatile std::uint8_t* log_index_header = nullptr;
-  std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> seen_header = {};
-  std::uint64_t revision = 0;
 
   Statement& read_extent() { return statements[0]; }
   Statement& write_size() { return statements[1]; }
@@ -260,6 +256,7 @@ Result<ledger::Growth> SqliteLedgerStore::grow(std::span<const LeafView> leaves,
   }
   if (Status status = FAULT_POINT("store.grow.before_commit"); !status) return status.error();
   if (Status status = transaction->commit(); !status) return status.error();
+  ++grown_;
   CRASH_POINT("store.grow.committed");
   tree_ = growth.tree();
   return growth;
@@ -271,25 +268,37 @@ Result<std::uint64_t> SqliteLedgerStore::size() {
   return connection.size();
 }
 
-// Every commit changes the header of the log's index, so that two looks at it that are alike need no
-// transaction between them. What is read while it changes is another header than the next one.
 Result<std::uint64_t> SqliteLedgerStore::revision() {
-  if (!reader_) return size();
+  if (auto known = glance()) return *known;
   const std::lock_guard lock(reader_->mutex);
-  if (const volatile std::uint8_t* header = reader_->log_index_header; header != nullptr) {
-    std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> now{};
-    std::copy_n(header, now.size(), now.begin());
-    if (now != reader_->seen_header) ++reader_->revision;
-    reader_->seen_header = now;
-    return reader_->revision;
-  }
   Use query(reader_->read_version());
   auto row = query->step(reader_->database, kReading);
   if (!row) return row.error();
   // Where the folder may not be written there may be no index, and none may be made.
-  if (!read_only_) reader_->log_index_header = reader_->database.log_index_header();
-  reader_->revision = static_cast<std::uint64_t>(query->number(0));
-  return reader_->revision;
+  if (read_only_) return static_cast<std::uint64_t>(query->number(0));
+  const volatile std::uint8_t* header = reader_->database.log_index_header();
+  if (header == nullptr) return static_cast<std::uint64_t>(query->number(0));
+  log_index_header_ = header;
+  return revision_by(header);
+}
+
+// A ledger in memory grows by this object alone.
+std::optional<std::uint64_t> SqliteLedgerStore::glance() {
+  if (!reader_) return grown_;
+  const volatile std::uint8_t* header = log_index_header_;
+  if (header == nullptr) return std::nullopt;
+  return revision_by(header);
+}
+
+// Every commit changes the header of the log's index, so that two looks at it that are alike need no
+// transaction between them. What is read while it changes is another header than the next one.
+std::uint64_t SqliteLedgerStore::revision_by(const volatile std::uint8_t* header) {
+  const std::lock_guard lock(header_mutex_);
+  std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> now{};
+  std::copy_n(header, now.size(), now.begin());
+  if (now != seen_header_) ++revision_;
+  seen_header_ = now;
+  return revision_;
 }
 
 Result<Extent> SqliteLedgerStore::extent() {

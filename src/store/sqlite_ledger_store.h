@@ -1,9 +1,13 @@
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "store/ledger_store.h"
+#include "store/sqlite.h"
 
 namespace fieldprint::store {
 
@@ -34,8 +38,10 @@ class SqliteLedgerStore final : public LedgerStore {
   ~SqliteLedgerStore() override;
 
   Result<ledger::Growth> grow(std::span<const LeafView> leaves, const Seal& seal) override;
+  Status settle() override { return {}; }  // a commit that fails is rolled back before it returns
   Result<std::uint64_t> size() override;
   Result<std::uint64_t> revision() override;
+  std::optional<std::uint64_t> glance() override;
   Result<std::vector<Bytes>> leaves(std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> nodes(int level, std::uint64_t begin, std::uint64_t end) override;
   Result<std::vector<Digest>> hashes(std::span<const ledger::NodeId> ids) override;
@@ -55,10 +61,18 @@ class SqliteLedgerStore final : public LedgerStore {
   static Result<std::unique_ptr<Connection>> connect(const std::string& path, const SqliteOptions& options);
   Connection& reading() { return reader_ ? *reader_ : *writer_; }
   Status check_kept(Connection& connection, const ledger::Checkpoint& checkpoint);
+  std::uint64_t revision_by(const volatile std::uint8_t* header);
 
   std::unique_ptr<Connection> writer_;
   std::unique_ptr<Connection> reader_;  // none for a database in memory
   bool read_only_;
+  std::atomic<std::uint64_t> grown_ = 0;  // how often, by this object
+  // The header of the log's index, where there is one; what was seen of it last, and how often it was
+  // another.
+  std::atomic<const volatile std::uint8_t*> log_index_header_ = nullptr;
+  std::mutex header_mutex_;  // guards the next two; nothing is waited for under it
+  std::array<std::uint8_t, sqlite::Database::kLogIndexHeaderBytes> seen_header_{};
+  std::uint64_t revision_ = 0;
   ledger::CompactTree tree_;  // as of the last append by this object; guarded by the writer's mutex
 };
 

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <sstream>
 
 #include "base/base64.h"
@@ -36,9 +37,16 @@ int points() {
   return kDone;
 }
 
+// A ledger's folder, or FOLDER,URL where it is in a PostgreSQL database.
+store::DataFolder place_of(const std::string& word) {
+  const auto comma = word.find(',');
+  if (comma == std::string::npos) return {word, ""};
+  return {word.substr(0, comma), word.substr(comma + 1)};
+}
+
 // Appends `count` times one to three leaves; for each leaf a line when it is acknowledged, at once.
-int append(const std::string& folder, int count, std::uint64_t seed) {
-  auto log = store::open_log({folder, ""});
+int append(const store::DataFolder& place, int count, std::uint64_t seed) {
+  auto log = store::open_log(place);
   if (!log) return fail(log.error());
   std::mt19937_64 random(seed);
   for (int i = 0; i < count; ++i) {
@@ -62,9 +70,19 @@ int append(const std::string& folder, int count, std::uint64_t seed) {
   return kDone;
 }
 
+// Leaves that are there more often than once: nothing that is appended here is meant to be.
+Result<std::int64_t> repeated(store::LedgerStore& ledger, std::uint64_t size) {
+  std::set<Digest> seen;
+  for (std::uint64_t i = 0; i < size; ++i) {
+    auto hash = ledger.leaf_hash(i);
+    if (!hash) return hash.error();
+    seen.insert(*hash);
+  }
+  return static_cast<std::int64_t>(size - seen.size());
+}
+
 // Reads such lines, and says how many of them do not hold in the ledger and whether it is sound.
-int check(const std::string& folder) {
-  const store::DataFolder place{folder, ""};
+int check(const store::DataFolder& place) {
   auto ledger = store::open_ledger(place.ledger(), store::Access::kRead);
   if (!ledger) return fail(ledger.error());
   std::int64_t acknowledged = 0;
@@ -88,6 +106,9 @@ int check(const std::string& folder) {
   if (!key) return fail(key.error());
   auto report = store::audit(**ledger, {.keys = {&*key, 1}});
   if (!report) return fail(report.error());
+  auto twice = repeated(**ledger, report->leaves);
+  if (!twice) return fail(twice.error());
+  if (report->problem.empty() && *twice > 0) report->problem = fmt::format("{} records are repeated", *twice);
   fmt::print("{}\n", nlohmann::json{{"acknowledged", acknowledged},
                                     {"lost", lost},
                                     {"leaves", report->leaves},
@@ -118,14 +139,14 @@ int run(const std::vector<std::string>& words) {
   const auto number = [&](std::size_t i) { return std::stoull(words[i]); };
   if (command == "points") return points();
   if (command == "append" && words.size() == 4)
-    return append(words[1], static_cast<int>(number(2)), number(3));
-  if (command == "check" && words.size() == 2) return check(words[1]);
+    return append(place_of(words[1]), static_cast<int>(number(2)), number(3));
+  if (command == "check" && words.size() == 2) return check(place_of(words[1]));
   if (command == "tiny" && words.size() == 2) return tiny(words[1]);
   if (command == "power" && words.size() == 4) return print(cut_power(words[1], number(2), number(3), false));
   if (command == "lying-disk" && words.size() == 4)
     return print(cut_power(words[1], number(2), number(3), true));
   if (command == "disk" && words.size() == 4) return print(fail_disk(words[1], number(2), number(3)));
-  if (command == "commits" && words.size() == 3) return commit_answers(words[1], number(2));
+  if (command == "commits" && words.size() == 3) return commit_answers(place_of(words[1]), number(2));
   if (command == "pages" && words.size() == 3)
     return print(damage_pages(static_cast<std::int64_t>(number(1)), number(2)));
   if (command == "swapped" && words.size() >= 3)
@@ -136,10 +157,10 @@ int run(const std::vector<std::string>& words) {
   if (command == "checkpoints") return print(forge_checkpoints());
   fmt::print(
       stderr,
-      "usage: crash_tool points | append FOLDER COUNT SEED | check FOLDER | tiny FILE | power FOLDER STRIDE "
-      "SEED | lying-disk FOLDER STRIDE SEED | disk FOLDER STRIDE SEED | commits FOLDER SEED | pages TRIALS "
-      "SEED | swapped TRIALS SEED [FOLDER] | "
-      "clocks | signatures | checkpoints\n");
+      "usage: crash_tool points | append PLACE COUNT SEED | check PLACE | tiny FILE | power FOLDER STRIDE "
+      "SEED | lying-disk FOLDER STRIDE SEED | disk FOLDER STRIDE SEED | commits PLACE SEED | pages TRIALS "
+      "SEED | swapped TRIALS SEED [FOLDER] | clocks | signatures | checkpoints\n"
+      "PLACE is a folder, or FOLDER,URL for a ledger in a PostgreSQL database\n");
   return kBadUsage;
 }
 

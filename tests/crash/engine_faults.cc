@@ -52,8 +52,8 @@ std::string problem_of(Recorded& it, core::SequenceId id, const core::Answer& ex
 
 }  // namespace
 
-int commit_answers(const std::string& folder, std::uint64_t seed) {
-  auto log = store::open_log({folder, ""});
+int commit_answers(const store::DataFolder& place, std::uint64_t seed) {
+  auto log = store::open_log(place);
   if (!log) {
     fmt::print(stderr, "crash_tool: {}\n", log.error().message);
     return 3;

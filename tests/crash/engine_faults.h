@@ -1,15 +1,15 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "crash/disk_faults.h"
+#include "store/data_folder.h"
 
 namespace fieldprint::crash {
 
-/// Answers requests on a tiny model, recording every commit and verdict in the ledger of a folder; a line for
-/// each answer that is durable, at once. Gives the exit status.
-int commit_answers(const std::string& folder, std::uint64_t seed);
+/// Answers requests on a tiny model, recording every commit and verdict in a ledger; a line for each answer
+/// that is durable, at once. Gives the exit status.
+int commit_answers(const store::DataFolder& place, std::uint64_t seed);
 
 /// Bits flip in resident pages while answers are generated, and in cached ones that later requests take up:
 /// an answer is what it would have been, or its trajectory is stopped. None that differs is called validated.

@@ -1,16 +1,13 @@
 """Disks that lose, tear, refuse or alter what is written."""
 
 import json
-import os
 import random
 import resource
-import shutil
 import signal
 import sqlite3
 
-from crash_common import check, fieldprint, tool
-
-TABLES = ("leaves", "nodes", "tree", "checkpoints")
+from crash_common import audit, check, grown, tool
+from places import TABLES
 
 
 def power(campaign):
@@ -39,15 +36,15 @@ def limited(campaign):
     """No file may become longer than so many bytes: the process must say so, and lose nothing."""
     row = campaign.row("file size limit (ENOSPC's sibling EFBIG) in a process")
     for kib in range(8, 400, 96 if campaign.quick else 12):
-        folder = campaign.folder()
+        place = campaign.place()
 
         def limit(most=kib << 10):
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-        ended = tool("append", folder, 60, kib, before=limit)
-        again = tool("append", folder, 2, 1)
-        lost, problem = check(folder, ended.stdout + "\n" + again.stdout)
+        ended = tool("append", place.word, 60, kib, before=limit)
+        again = tool("append", place.word, 2, 1)
+        lost, problem = check(place, ended.stdout + "\n" + again.stdout)
         if ended.returncode not in (0, 3):
             problem = problem or f"status {ended.returncode}: {ended.stderr.strip()}"
         if ended.returncode == 0 and kib < 100:
@@ -57,63 +54,36 @@ def limited(campaign):
         row.count(not problem, lost, f"{kib} KiB: {problem}")
 
 
-def grown(campaign, appends=40, seed=77):
-    """A ledger without a write-ahead log beside it."""
-    folder = campaign.folder()
-    ended = tool("append", folder, appends, seed)
-    if ended.returncode != 0:
-        raise AssertionError(ended.stderr)
-    return folder
-
-
-def audit(folder, *arguments):
-    """(status, what it prints) of an audit."""
-    ended = fieldprint("ledger", "audit", "--data", folder, *arguments)
-    return ended.returncode, ended.stdout + ended.stderr
-
-
 def flip(value, chance):
     """The value with one bit altered."""
     if isinstance(value, int):
         return value ^ 1 << chance.randrange(8)
-    data = bytearray(value.encode() if isinstance(value, str) else value)
+    data = bytearray(value)
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     return bytes(data)
 
 
-def flipped_bits(campaign):
-    """A bit flips in a value of each table."""
+def alter_bit(campaign, times):
+    """A bit flips in a value of each table, as often as that."""
     source = grown(campaign)
     chance = random.Random(4)
-    for table in TABLES:
+    for table, (keys, columns) in TABLES.items():
         row = campaign.row(f"one bit altered in table {table}")
-        with sqlite3.connect(os.path.join(source, "ledger.sqlite")) as connection:
-            columns = [line[1] for line in connection.execute(f"PRAGMA table_info({table})")]
-            columns = [column for column in columns if column != "one"]
-        connection.close()
-        for _ in range(6 if campaign.quick else 60):
-            folder = campaign.folder()
-            shutil.copytree(source, folder, dirs_exist_ok=True)
-            connection = sqlite3.connect(os.path.join(folder, "ledger.sqlite"))
-            rows = connection.execute(f"SELECT * FROM {table}").fetchall()
-            names = [line[1] for line in connection.execute(f"PRAGMA table_info({table})")]
-            victim, column = chance.choice(rows), chance.choice(columns)
-            value = flip(victim[names.index(column)], chance)
-            if table == "checkpoints" and column == "note":
-                value = value.decode("latin-1")
-            where = " AND ".join(f"{name} = ?" for name in names if name != "bytes" and name != "hash" and name != "note")
-            keys = [victim[names.index(name)] for name in names if name not in ("bytes", "hash", "note")]
-            try:
-                connection.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", [value, *keys])
-            except sqlite3.IntegrityError:  # another row has that key
-                connection.close()
-                shutil.rmtree(folder)
-                continue
-            connection.commit()
-            connection.close()
-            status, said = audit(folder)
-            row.count(status == 1 and "NOT SOUND" in said, problem=f"{table}.{column} of {keys}: status {status}: {said}")
-            shutil.rmtree(folder)
+        for _ in range(times):
+            place = source.copy(campaign.folder())
+            victim, column = chance.choice(place.rows(table)), chance.choice(columns)
+            value = flip(victim[columns.index(column)], chance)
+            at = [victim[columns.index(name)] for name in keys]
+            if place.change([place.update(table, at, column, value)]):
+                status, said = audit(place)
+                row.count(status == 1 and "NOT SOUND" in said, problem=f"{table}.{column} of {at}: status {status}: {said}")
+            place.drop()
+    source.drop()
+
+
+def flipped_bits(campaign):
+    """A bit flips in a value of each table."""
+    alter_bit(campaign, 6 if campaign.quick else 60)
 
 
 def rows_of(path):
@@ -135,24 +105,22 @@ def altered_file(campaign):
     row = campaign.row("one bit altered anywhere in the database file")
     harmless = 0
     source = grown(campaign)
-    name = "ledger.sqlite"
-    with open(os.path.join(source, name), "rb") as file:
+    with open(source.file, "rb") as file:
         good = file.read()
-    before = rows_of(os.path.join(source, name))
+    before = rows_of(source.file)
     chance = random.Random(9)
     for _ in range(12 if campaign.quick else 400):
-        folder = campaign.folder()
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        place = chance.randrange(100) if chance.randrange(8) == 0 else chance.randrange(len(good))
+        place = source.copy(campaign.folder())
+        byte = chance.randrange(100) if chance.randrange(8) == 0 else chance.randrange(len(good))
         bad = bytearray(good)
-        bad[place] ^= 1 << chance.randrange(8)
-        with open(os.path.join(folder, name), "wb") as file:
+        bad[byte] ^= 1 << chance.randrange(8)
+        with open(place.file, "wb") as file:
             file.write(bad)
-        status, said = audit(folder)
-        same = status == 0 and rows_of(os.path.join(folder, name)) == before
+        status, said = audit(place)
+        same = status == 0 and rows_of(place.file) == before
         harmless += same
-        row.count(same or status in (1, 2), problem=f"byte {place}: status {status}: {said}")
-        shutil.rmtree(folder)
+        row.count(same or status in (1, 2), problem=f"byte {byte}: status {status}: {said}")
+        place.drop()
     row["what"] += f" ({harmless} harmless)"
 
 

@@ -4,81 +4,84 @@ import glob
 import json
 import os
 
-from crash_common import KILLED, check, fieldprint, points, tool
+from crash_common import INJECTED, KILLED, check, fieldprint, points, tool
 
 APPENDS = 7
 MOST_PASSES = 40
 
 
-def appends(campaign, fault, seed, command=("append", APPENDS)):
-    """Runs the appender with a fault in a new folder: its end, and what is wrong afterwards."""
-    folder = campaign.folder()
-    ended = tool(command[0], folder, *command[1:], seed, fault=fault)
+def appends(campaign, start, seed, command=("append", APPENDS)):
+    """Runs the appender with a fault in a new place: its end, and what is wrong afterwards."""
+    place = campaign.place()
+    ended = start(tool, command[0], place.word, *command[1:], seed)
     said = ended.stdout
     # The next process goes on where the last one ended.
-    again = tool("append", folder, 2, seed + 1)
-    lost, problem = check(folder, said + "\n" + again.stdout)
+    again = tool("append", place.word, 2, seed + 1)
+    lost, problem = check(place, said + "\n" + again.stdout)
     if again.returncode != 0:
         problem = problem or f"the next process failed: {again.stderr.strip()}"
+    place.drop()
     return ended, lost, problem
 
 
-def commits(campaign, fault, seed):
+def commits(campaign, start, seed):
     """The same with an engine that records every commit and verdict."""
-    return appends(campaign, fault, seed, ("commits",))
+    return appends(campaign, start, seed, ("commits",))
 
 
-def run_command(model, folder, number):
+def run_command(model, place, number):
     """A run of three answers with receipts."""
-    prompts = os.path.join(folder, f"prompts-{number}.jsonl")
+    prompts = os.path.join(place.folder, f"prompts-{number}.jsonl")
     with open(prompts, "w", encoding="utf-8") as file:
         for i in range(3):
             file.write(json.dumps({"id": f"r{number}q{i}", "prompt": f"a b {i}", "n": 2 + i}) + "\n")
-    anchor = os.path.join(folder, f"anchor-{number}.txt")
+    anchor = os.path.join(place.folder, f"anchor-{number}.txt")
     with open(anchor, "w", encoding="utf-8") as file:
         file.write(f"a b c {number}")
-    return ["run", "-m", model, "--anchor", anchor, "--prompts", prompts, "--data", os.path.join(folder, "data"), "--receipts",
-            os.path.join(folder, "receipts"), "--backend", "scalar", "--json"]
+    return ["run", "-m", model, "--anchor", anchor, "--prompts", prompts, *place.options, "--receipts",
+            os.path.join(place.folder, "receipts"), "--backend", "scalar", "--json"]
 
 
-def answers(campaign, model, fault):
+def answers(campaign, start, model):
     """The same with `fieldprint run`: every receipt that is there must verify and stand in the ledger."""
-    folder = campaign.folder()
-    ended = fieldprint(*run_command(model, folder, 0), fault=fault)
-    again = fieldprint(*run_command(model, folder, 1))
+    place = campaign.place()
+    ended = start(fieldprint, *run_command(model, place, 0))
+    again = fieldprint(*run_command(model, place, 1))
     problem = "" if again.returncode == 0 else f"the next run failed: {again.stderr.strip()}"
     # What was handed out: receipts that a line on stdout names, and all that lie there.
     named = [json.loads(line)["receipt"] for line in ended.stdout.splitlines() if line.endswith("}")]
-    present = sorted(glob.glob(os.path.join(folder, "receipts", "*.receipt")))
+    present = sorted(glob.glob(os.path.join(place.folder, "receipts", "*.receipt")))
     lost = sum(path not in present for path in named if path)
-    key = os.path.join(folder, "data", "ledger.pub")
+    key = os.path.join(place.folder, "ledger.pub")
     if present:
         verified = fieldprint("verify", *present, "-m", model, "--key", key, "--backend", "scalar", "--json")
         if verified.returncode != 0:
             problem = problem or f"receipts do not verify: {verified.stdout}{verified.stderr}"
     for path in present:
-        proved = fieldprint("ledger", "prove", "--data", os.path.join(folder, "data"), "--receipt", path)
+        proved = fieldprint("ledger", "prove", *place.options, "--receipt", path)
         lost += proved.returncode != 0
-    audited = fieldprint("ledger", "audit", "--data", os.path.join(folder, "data"))
+    audited = fieldprint("ledger", "audit", *place.options)
     if audited.returncode != 0:
         problem = problem or f"audit: {audited.stdout}{audited.stderr}"
+    place.drop()
     return ended, lost, problem
 
 
-def proposal(campaign, fault):
+def proposal(campaign, start):
     """An anchor is proposed, in a ledger that is there."""
-    folder = campaign.folder()
-    before = tool("append", folder, 2, 3)
-    text = os.path.join(folder, "anchor.txt")
+    place = campaign.place()
+    before = tool("append", place.word, 2, 3)
+    text = os.path.join(place.folder, "anchor.txt")
     with open(text, "w", encoding="utf-8") as file:
         file.write("be kind")
-    ended = fieldprint("anchor", "propose", text, "--data", folder, fault=fault)
-    lost, problem = check(folder, before.stdout)
+    ended = start(fieldprint, "anchor", "propose", text, *place.options)
+    lost, problem = check(place, before.stdout)
     # What the ledger says of the anchor is what is done next: propose it, or nothing.
-    again = fieldprint("anchor", "propose", text, "--data", folder)
-    listed = fieldprint("anchor", "list", "--data", folder, "--json")
+    again = fieldprint("anchor", "propose", text, *place.options)
+    listed = fieldprint("anchor", "list", *place.options, "--json")
     if listed.returncode != 0 or listed.stdout.count('"state":"candidate"') != 1:
         problem = problem or f"the anchor is not proposed once: {again.stderr}{listed.stdout}{listed.stderr}"
+    place.drop()
     return ended, lost, problem
 
 
@@ -93,44 +96,49 @@ def tiny_model(campaign):
     return model
 
 
-def sweep(campaign, row, name, kind, start, wanted):
-    """One fault after another at a place, at each pass until the process does not come there: whether it ever did."""
+def injected(kind, name, number):
+    """Runs a program that meets a fault."""
+    return lambda program, *words: program(*words, fault=f"{kind}:{name}:{number}")
+
+
+def sweep(campaign, row, name, kind, attempt, wanted):
+    """One fault after another at a place, at each pass until the process does not come there: whether it ever did.
+    `wanted`: the exit statuses of a process that met the fault."""
     reached = False
     passes = range(1, MOST_PASSES) if not campaign.quick else (1, 2, 5)
     for number in passes:
-        ended, lost, problem = start(f"{kind}:{name}:{number}", number)
-        if ended.returncode == 0:
-            if not problem:
-                break
+        ended, lost, problem = attempt(injected(kind, name, number), number)
+        met = ended.returncode == KILLED or INJECTED in ended.stderr
+        if not met and not problem:
+            break
         reached = True
-        if ended.returncode != wanted:
+        if ended.returncode not in wanted:
             problem = problem or f"{kind}:{name}:{number} ended with {ended.returncode}: {ended.stderr.strip()}"
         row.count(not problem, lost, f"{kind} at {name}, pass {number}: {problem}")
     return reached
 
 
+def processes(campaign):
+    """Those that faults are tried on: what it is called, how it is run with a fault, and how it ends of a call that fails:
+    an engine waits for its ledger and tries again."""
+    model = tiny_model(campaign)
+    return [("an appending process", lambda start, n: appends(campaign, start, 10 * n), (3,)),
+            ("`fieldprint run`", lambda start, n: answers(campaign, start, model), (0, 3)),
+            ("an engine that commits", lambda start, n: commits(campaign, start, n), (0, 3)),
+            ("`fieldprint anchor propose`", lambda start, n: proposal(campaign, start), (3,))]
+
+
 def kill_and_fail(campaign):
     """kill -9, and an error, at every durable step that has a name."""
-    model = tiny_model(campaign)
-    killed_appender = campaign.row("kill -9 of an appending process at each durable step")
-    killed_run = campaign.row("kill -9 of `fieldprint run` at each durable step")
-    killed_engine = campaign.row("kill -9 of an engine that commits, at each durable step")
-    killed_anchor = campaign.row("kill -9 of `fieldprint anchor propose` at each durable step")
-    failed_appender = campaign.row("a call that fails, in an appending process")
-    failed_run = campaign.row("a call that fails, in `fieldprint run`")
-    failed_anchor = campaign.row("a call that fails, in `fieldprint anchor propose`")
-    failed_engine = campaign.row("a call that fails, in an engine that commits")
+    tried = [(campaign.row(f"kill -9 of {what} at each durable step"), campaign.row(f"a call that fails, in {what}"), attempt, failed)
+             for what, attempt, failed in processes(campaign)]
     never = campaign.row("durable steps that were reached")
     for name, can_fail in points():
-        reached = sweep(campaign, killed_appender, name, "kill", lambda fault, n: appends(campaign, fault, 10 * n), KILLED)
-        reached |= sweep(campaign, killed_run, name, "kill", lambda fault, n: answers(campaign, model, fault), KILLED)
-        reached |= sweep(campaign, killed_engine, name, "kill", lambda fault, n: commits(campaign, fault, n), KILLED)
-        reached |= sweep(campaign, killed_anchor, name, "kill", lambda fault, n: proposal(campaign, fault), KILLED)
-        if can_fail:
-            sweep(campaign, failed_anchor, name, "fail", lambda fault, n: proposal(campaign, fault), 3)
-            sweep(campaign, failed_appender, name, "fail", lambda fault, n: appends(campaign, fault, 10 * n), 3)
-            sweep(campaign, failed_engine, name, "fail", lambda fault, n: commits(campaign, fault, n), 3)
-            sweep(campaign, failed_run, name, "fail", lambda fault, n: answers(campaign, model, fault), 3)
+        reached = False
+        for killed_row, failed_row, attempt, failed in tried:
+            reached |= sweep(campaign, killed_row, name, "kill", attempt, (KILLED,))
+            if can_fail:
+                sweep(campaign, failed_row, name, "fail", attempt, failed)
         never.count(reached, problem=f"no process came to {name}")
 
 

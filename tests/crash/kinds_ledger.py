@@ -3,11 +3,8 @@
 import hashlib
 import json
 import os
-import shutil
-import sqlite3
 
-from crash_common import fieldprint, tool
-from kinds_disk import audit, grown
+from crash_common import audit, fieldprint, grown, tool
 
 
 def forged_signatures(campaign):
@@ -30,16 +27,15 @@ def forks(campaign):
     row = campaign.row("forked ledger shown to two readers")
     for seed in range(2 if campaign.quick else 12):
         left = grown(campaign, 6 + seed, 100 + seed)
-        right = campaign.folder()
-        shutil.copytree(left, right, dirs_exist_ok=True)
-        tool("append", left, 3, 200 + seed)
-        tool("append", right, 3 + seed % 3, 300 + seed)
+        right = left.copy(campaign.folder())
+        tool("append", left.word, 3, 200 + seed)
+        tool("append", right.word, 3 + seed % 3, 300 + seed)
         notes = {}
         for side in (left, right):
-            notes[side] = os.path.join(side, "note")
+            notes[side] = os.path.join(side.folder, "note")
             with open(notes[side], "w", encoding="utf-8") as file:
-                file.write(succeed("ledger", "checkpoint", "--data", side))
-        sizes = {side: json.loads(succeed("ledger", "checkpoint", "--data", side, "--json"))["size"] for side in (left, right)}
+                file.write(succeed("ledger", "checkpoint", *side.options))
+        sizes = {side: json.loads(succeed("ledger", "checkpoint", *side.options, "--json"))["size"] for side in (left, right)}
         for mine, other in ((left, right), (right, left)):
             # Either ledger is sound in itself, and is not with the other's checkpoint held against it.
             status, said = audit(mine)
@@ -48,14 +44,14 @@ def forks(campaign):
             row.count(status == 1 and "the published checkpoint" in said, problem=f"the other's checkpoint passes: {said}")
         # No proof leads from one to the other.
         small, large = sorted((left, right), key=lambda side: sizes[side])
-        proof = json.loads(succeed("ledger", "prove", "--data", large, "--from", sizes[small]))
-        honest = os.path.join(large, "proof.json")
+        proof = json.loads(succeed("ledger", "prove", *large.options, "--from", sizes[small]))
+        honest = os.path.join(large.folder, "proof.json")
         with open(honest, "w", encoding="utf-8") as file:
             json.dump(proof, file)
         row.count(fieldprint("ledger", "check-proof", "--file", honest).returncode == 0, problem="an honest proof fails")
         with open(notes[small], encoding="utf-8") as file:
             proof["root1"] = file.read().split("\n")[2]
-        forged = os.path.join(large, "forged.json")
+        forged = os.path.join(large.folder, "forged.json")
         with open(forged, "w", encoding="utf-8") as file:
             json.dump(proof, file)
         row.count(fieldprint("ledger", "check-proof", "--file", forged).returncode == 1, problem="a forged proof holds")
@@ -92,30 +88,26 @@ def replays(campaign):
     """Records are exchanged, repeated or left out, with all hashes made to fit; the key is not the forger's."""
     source = grown(campaign, 12, 5)
     for kind in ("exchanged", "replayed in another's place", "replayed at the end", "left out", "reversed"):
-        row = campaign.row(f"records {kind}, hashes made to fit")
+        row_of_kind = campaign.row(f"records {kind}, hashes made to fit")
         for place in range(0, 16, 8 if campaign.quick else 1):
             for with_hashes in (False, True):
-                folder = campaign.folder()
-                shutil.copytree(source, folder, dirs_exist_ok=True)
-                connection = sqlite3.connect(os.path.join(folder, "ledger.sqlite"))
-                leaves = [line[0] for line in connection.execute("SELECT bytes FROM leaves ORDER BY idx")]
-                forged = reorder(leaves, kind, place)
-                connection.execute("DELETE FROM leaves")
-                connection.executemany("INSERT INTO leaves VALUES (?, ?)", enumerate(forged))
+                at = source.copy(campaign.folder())
+                forged = reorder([row[1] for row in at.rows("leaves")], kind, place)
+                statements = [at.clear("leaves"), *(at.insert("leaves", row) for row in enumerate(forged))]
                 if with_hashes:
-                    connection.execute("DELETE FROM nodes")
-                    connection.executemany("INSERT INTO nodes VALUES (?, ?, ?)",
-                                           [(level, i, value) for (level, i), value in node_hashes(forged).items()])
-                    connection.execute("UPDATE tree SET size = ?", (len(forged),))
-                    connection.execute("DELETE FROM checkpoints WHERE size > ?", (len(forged),))
-                connection.commit()
-                connection.close()
-                status, said = audit(folder)
+                    hashes = [(level, i, value) for (level, i), value in node_hashes(forged).items()]
+                    statements += [at.clear("nodes"), *(at.insert("nodes", row) for row in hashes),
+                                   at.update("tree", [], "size", len(forged)),
+                                   at.clear("checkpoints", f"WHERE size > {len(forged)}")]
+                if not at.change(statements):
+                    raise AssertionError("a forgery could not be made")
+                status, said = audit(at)
                 # Who holds the key must not sign it either.
-                signed = tool("append", folder, 1, 1).returncode
+                signed = tool("append", at.word, 1, 1).returncode
                 named = status == 1 and "NOT SOUND" in said
-                row.count(named and (signed != 0 or not with_hashes), problem=f"{place}, {with_hashes}: {status} {signed} {said}")
-                shutil.rmtree(folder)
+                row_of_kind.count(named and (signed != 0 or not with_hashes), problem=f"{place}, {with_hashes}: {status} {signed} {said}")
+                at.drop()
 
 
-KINDS = [forged_signatures, forks, replays]
+FORGERIES = [forks, replays]
+KINDS = [forged_signatures, *FORGERIES]

@@ -4,10 +4,12 @@ import contextlib
 import os
 import random
 import shutil
+import signal
+import sqlite3
 import subprocess
 import unittest
 
-from command_line import (BAD_USAGE, DONE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
+from command_line import (BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
 
 
 class UsageTest(CommandLineTest):
@@ -235,6 +237,62 @@ class FullDiskTest(CommandLineTest):
         self.assertIn(receipts, ended.err)
         self.assertEqual([], os.listdir(receipts))
         self.assertIsNone(ended.lines()[0]["receipt"])
+
+    def test_a_receipt_without_its_view(self):
+        receipts = self.path("receipts")
+        os.makedirs(os.path.join(receipts, "answer.json"))
+        ended = run(*self.asked("--receipts", receipts))
+        self.assertEqual(ENVIRONMENT_FAILED, ended.status)
+        self.assertIn(os.path.join(receipts, "answer.json"), ended.err)
+        self.assertEqual(["answer.json"], os.listdir(receipts))
+        self.assertIsNone(ended.lines()[0]["receipt"])
+
+    def test_a_ledger_that_is_locked_for_too_long_leaves_no_receipt(self):
+        """The answer's record is durable when the ledger is taken away; no verdict comes, so that it does not hold."""
+        data, receipts = self.path("data"), self.path("receipts")
+        self.succeed(*self.asked("--data", data))
+        process = subprocess.Popen([BINARY, *map(str, self.asked("--data", data, "--receipts", receipts, "--ledger-patience", 1))],
+                                   env={**os.environ, "FIELDPRINT_FAULT": "stop:commits.recorded:1"}, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        with contextlib.closing(sqlite3.connect(os.path.join(data, "ledger.sqlite"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            process.send_signal(signal.SIGCONT)
+            out, err = process.communicate(timeout=120)
+        self.assertEqual(ENVIRONMENT_FAILED, process.returncode, err)
+        self.assertIn("answers wait for the ledger, for 1 s at most", err)
+        self.assertIn("does not answer; the first", err)
+        self.assertEqual([], os.listdir(receipts))
+        self.assertEqual("", out)
+        self.succeed(*self.asked("--data", data, "--receipts", receipts))
+        self.assertEqual(["answer.json", "answer.receipt"], sorted(os.listdir(receipts)))
+
+    def test_a_disk_that_is_full_and_freed_again_ends_no_answer(self):
+        with self.small_disk() as disk:
+            data = os.path.join(disk, "data")
+            self.succeed(*self.asked("--data", data))
+            process = subprocess.Popen([BINARY, *map(str, self.asked("--data", data))],
+                                       env={**os.environ, "FIELDPRINT_FAULT": "stop:commits.before_append:1"},
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            ballast = os.path.join(disk, "ballast")
+            with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(1 << 12)):
+                    pass
+            process.send_signal(signal.SIGCONT)
+            said = ""
+            while "answers wait for the ledger" not in said:
+                line = process.stderr.readline()
+                self.assertTrue(line, f"the full disk was not felt: {said}")
+                said += line
+            self.assertIn(data, said)
+            self.assertIsNone(process.poll())
+            os.unlink(ballast)
+            out, err = process.communicate(timeout=120)
+            self.assertEqual(DONE, process.returncode, err)
+            self.assertIn("the ledger is back", err)
+            self.assertIn('"id":"answer"', out)
+            self.succeed("ledger", "audit", "--data", data)
 
     def test_ledger(self):
         ended = run(*self.asked("--data", self.path("ledger")), before=limit_file_size(2000))

@@ -20,22 +20,26 @@ MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "protocol.pml")
 SKIPPED = 77
 MEMORY_MIB = 2000
 
-SAFETY = "no effect without a validated cause, no use of a revoked anchor, acknowledged commits survive"
+SAFETY = ("no effect without a validated cause, no use of a revoked anchor, acknowledged commits survive, each is in the "
+          "ledger once")
 PROGRESS = "every sealed commit is validated or refuted, or its trajectory lost in a crash"
-# Sizes: trajectories, commits of each, effects, crashes.
-SAFETY_SIZES = ({"NT": 1, "NC": 3, "NE": 2, "CRASHES": 2}, {"NT": 2, "NC": 2, "NC1": 1, "NE": 1, "CRASHES": 1})
+# Sizes: trajectories, commits of each, effects, crashes, appends that give an error.
+SAFETY_SIZES = ({"NT": 1, "NC": 3, "NE": 2, "CRASHES": 2}, {"NT": 2, "NC": 2, "NC1": 1, "NE": 1, "CRASHES": 1},
+                {"NT": 1, "NC": 3, "NE": 1, "CRASHES": 1, "LOSSES": 2})
 PROGRESS_SIZES = ({"NT": 1, "NC": 3, "PROGRESS_N": 0}, {"NT": 1, "NC": 3, "PROGRESS_N": 2},
-                  {"NT": 2, "NC": 1, "PROGRESS_N": 0})
+                  {"NT": 2, "NC": 1, "PROGRESS_N": 0}, {"NT": 1, "NC": 2, "PROGRESS_N": 0, "LOSSES": 1})
 
 # A rule that is broken, and the words of the assertion that must notice.
 SURVIVES, CAUSED, UNREVOKED, AHEAD = r"promised\[i\]<=led", r"vled", r"promised_revoked", r"sealed.*validated.*<2"
+ONCE = r"led\[.*\]<=sealed"
 BROKEN = (("ACKNOWLEDGE_EARLY", SURVIVES), ("TAIL_NOT_FLUSHED", SURVIVES), ("RELEASE_DURABLE", CAUSED),
           ("REVOKE_KEEPS_COMMITS", CAUSED), ("VALIDATE_UNREAD", CAUSED), ("RELEASE_REVOKED", UNREVOKED),
           ("NO_POLL", UNREVOKED), ("REVOCATION_ACKNOWLEDGED_EARLY", UNREVOKED), ("RUN_AFTER_STOP", UNREVOKED),
-          ("RECOVER_BLIND", UNREVOKED), ("OPEN_UNCHECKED", UNREVOKED), ("RUN_AHEAD", AHEAD))
+          ("RECOVER_BLIND", UNREVOKED), ("OPEN_UNCHECKED", UNREVOKED), ("USE_UNREAD", UNREVOKED), ("RUN_AHEAD", AHEAD),
+          ("APPEND_BLIND", ONCE))
 BROKEN_PROGRESS = ("CLOSED_UNVALIDATED", "STOPPED_UNVALIDATED")
 
-TRACE_SIZE = {"NT": 2, "NC": 3, "NC1": 3, "NE": 2, "CRASHES": 2, "BAD": 2, "TRACE": 1}
+TRACE_SIZE = {"NT": 2, "NC": 3, "NC1": 3, "NE": 2, "CRASHES": 2, "BAD": 2, "LOSSES": 3, "TRACE": 1}
 TRACE_STEPS = 3000
 TRANSITIONS = ("open", "seal", "acknowledge", "validate", "refute", "revoke", "request", "release", "withhold", "close",
                "crash", "recover")
@@ -112,7 +116,7 @@ class Check:
 
     def mutation(self, bug, words, progress=False):
         """A broken rule, which must be found, and for the right reason."""
-        size = {"NT": 1, "NC": 3, **({"PROGRESS_N": 0} if progress else {})}
+        size = {"NT": 1, "NC": 3, **({"PROGRESS_N": 0} if progress else {"LOSSES": 1})}
         errors, states, memory, seconds, out = explore(self.folder, size, bug, progress)
         said = re.search(r"pan:\d+: (.*)", out)
         if not errors or not said or not re.search(words, said.group(1)):

@@ -1,5 +1,8 @@
 /* The commit protocol as a model for spin: what commit::Protocol decides (the transitions have the same names), what
- * is durable in the ledger, another process that revokes by appending to that ledger, and crashes at any moment. The
+ * is durable in the ledger, another process that revokes by appending to that ledger, appends that fail or whose
+ * acknowledgement is lost, and crashes at any moment. Steps read nothing: what the ledger has gained is read beside
+ * them, and a step that finds it unread holds what an anchor is bound to. That a ledger fails for too long is a
+ * refutation, which may come at any moment. The
  * code's suspend is revoke without a memory: it ends what is open as revoke does here, and promises nothing more.
  *
  * check.py runs it in several sizes and says what was explored. -DBUG_... breaks one rule, and spin must notice: a
@@ -25,6 +28,9 @@
 #endif
 #ifndef BAD
 #define BAD 1       /* commits that turn out to be bad */
+#endif
+#ifndef LOSSES
+#define LOSSES 0    /* appends that give an error */
 #endif
 #ifndef RUN_AHEAD
 #define RUN_AHEAD 2
@@ -59,6 +65,8 @@ bool up = true;
 byte verdict[NT];        /* found good; the record of it is on its way */
 byte seen;               /* revocations in the part of the ledger that was read */
 byte covered[NT];        /* verdicts in that part */
+bool heard = true;       /* all of the ledger was read when the step under way began */
+byte unsure[NT];         /* the last append gave an error: 1 and its record is not in the ledger, 2 and it is */
 byte revoking;           /* what this process does with anchor 1: 1 its record is durable, 2 revoke was called */
 
 /* What others were promised, and what was true when the step under way began: for the properties alone. */
@@ -69,6 +77,7 @@ byte promised_revoked;   /* revocations that this process acknowledged */
 byte step_revoked;       /* revocations in the ledger when the step began */
 byte crashes;
 byte bad;
+byte losses;
 
 #define anchors_of(t) (t == 0 -> 3 : 1)
 #define stopped(t) (refuted_from[t] != NEVER)
@@ -101,50 +110,7 @@ byte bad;
 #endif
 #define outcome(e) (condemned(e) -> WITHHELD : (caused(e) -> RELEASED : PENDING))
 
-#ifdef TRACE
-inline tell() {
-  i = 0;
-  do
-  :: i < NT ->
-     if
-     :: up && known[i] ->
-        printf("STATE %d run %d stopped %d sealed %d durable %d validated %d refuted %d\n", i,
-               (may_run(i) -> 1 : 0), (stopped(i) -> 1 : 0), sealed[i], durable[i], validated[i], refuted_from[i])
-     :: else -> printf("GONE %d\n", i)
-     fi;
-     i++
-  :: else -> break
-  od;
-  i = 0;
-  do
-  :: i < NE ->
-     if
-     :: effect[i] == PENDING -> printf("EFFECT %d %d\n", i, outcome(i))
-     :: else -> skip
-     fi;
-     i++
-  :: else -> break
-  od;
-  i = 0
-}
-#define trace1(text, x) printf(text, x); tell()
-#define trace2(text, x, y) printf(text, x, y); tell()
-#else
-#define trace1(text, x) skip
-#define trace2(text, x, y) skip
-#endif
-
-/* A simulation only tells what happens. Chance would soon end everything, so some things happen in few steps. */
-#ifdef TRACE
-#define must(condition) skip
-byte step;
-#define now_and_then(every) (step % every == every - 1)
-#define count_step() step++
-#else
-#define must(condition) assert(condition)
-#define now_and_then(every) true
-#define count_step() skip
-#endif
+#include "trace.pml"
 
 /* What nobody asks for any more is cleared, so that fewer states differ. */
 inline clear(t) {
@@ -158,6 +124,7 @@ inline clear(t) {
   refuted_from[t] = NEVER;
   verdict[t] = 0;
   covered[t] = 0;
+  unsure[t] = 0;
   vled[t] = 0;
   revoked_at[t * NA] = NEVER;
   revoked_at[t * NA + 1] = NEVER
@@ -209,8 +176,8 @@ inline poll() {
   :: (revoked_led & ~seen) & 2 -> revoke(1)
   :: else -> skip
   fi;
-  seen = revoked_led;
 #endif
+  seen = revoked_led;
   do
   :: i < NT -> covered[i] = vled[i]; i++
   :: else -> break
@@ -313,19 +280,26 @@ inline refute(t, n) {
 #endif
 #endif
 
+/* A step knows without a read whether there is anything to read. */
+#ifdef BUG_USE_UNREAD
+#define all_read true
+#else
+#define all_read (seen == revoked_led)
+#endif
+
 #define of_engine(t) \
-  :: d_step { up && !opened[t] && now_and_then(13 + 8 * t) -> open(t) } \
-  :: d_step { up && may_seal(t) -> seal(t) } \
+  :: d_step { up && heard && !opened[t] && now_and_then(13 + 8 * t) -> open(t) } \
+  :: d_step { up && heard && may_seal(t) -> seal(t) } \
   :: d_step { up && known[t] && !closed[t] && now_and_then(8) -> close(t) }
 
 #define requests(t, e) :: d_step { up && known[t] && !closed[t] && effect[e] == NONE && now_and_then(7) -> request(t, e) }
 
-/* Generation: steps for ever, each beginning with a look at the ledger. */
+/* Generation: steps for ever, each beginning with a look at whether the ledger was read. */
 active proctype engine() {
   byte i;
 end:
   do
-  :: d_step { up -> poll(); step_revoked = revoked_led; count_step() }
+  :: d_step { up -> heard = all_read; step_revoked = revoked_led; count_step() }
   of_engine(0)
   requests(0, 0)
 #if NT > 1
@@ -341,13 +315,24 @@ end:
   od
 }
 
+/* Reads what the ledger has gained. */
+active proctype reader() {
+  byte i;
+end:
+  do
+  :: d_step { up && seen != revoked_led -> poll() }
+  od
+}
+
+#define may_take(e) (outcome(e) == WITHHELD || (outcome(e) == RELEASED && heard))
+
 active proctype gate() {
   byte i, t;
 end:
   do
-  :: d_step { up && effect[0] == PENDING && outcome(0) != PENDING -> take(0) }
+  :: d_step { up && effect[0] == PENDING && may_take(0) -> take(0) }
 #if NE > 1
-  :: d_step { up && effect[1] == PENDING && outcome(1) != PENDING -> take(1) }
+  :: d_step { up && effect[1] == PENDING && may_take(1) -> take(1) }
 #endif
   od
 }
@@ -355,7 +340,7 @@ end:
 #ifdef BUG_ACKNOWLEDGE_EARLY
 #define acknowledgeable(t) (durable[t] < sealed[t])
 #else
-#define acknowledgeable(t) (durable[t] < sealed[t] && durable[t] < led[t])
+#define acknowledgeable(t) (durable[t] < sealed[t] && durable[t] + (unsure[t] == 2 -> 1 : 0) < led[t])
 #endif
 #ifdef BUG_VALIDATE_UNREAD
 #define readable(t) vled[t]
@@ -372,8 +357,33 @@ end:
 #endif
 #endif
 
+inline enter_record(t) {
+  led[t]++;
+  must(led[t] <= sealed[t])
+}
+
+inline fail_to_enter(t, outcome_of_it) {
+  losses++;
+  unsure[t] = outcome_of_it
+}
+
+/* Before the same record is entered again, it is looked for. */
+inline look(t) {
+#ifdef BUG_APPEND_BLIND
+  if
+  :: unsure[t] == 2 -> enter_record(t)
+  :: else -> skip
+  fi;
+#endif
+  unsure[t] = 0
+}
+
+#define enters(t) (up && unsure[t] == 0 && led[t] < sealed[t])
 #define of_committer(t) \
-  :: d_step { up && led[t] < sealed[t] -> led[t]++ } \
+  :: d_step { enters(t) -> enter_record(t) } \
+  :: d_step { enters(t) && losses < LOSSES -> fail_to_enter(t, 1) } \
+  :: d_step { enters(t) && losses < LOSSES -> enter_record(t); fail_to_enter(t, 2) } \
+  :: d_step { up && unsure[t] != 0 -> look(t) } \
   :: d_step { up && acknowledgeable(t) -> acknowledge(t) } \
   :: d_step { up && vled[t] < verdict[t] -> vled[t]++ } \
   :: d_step { up && covered[t] < vled[t] -> poll() } \
@@ -443,6 +453,7 @@ inline crash() {
      led[i] = (led[i] > 0 -> led[i] - 1 : 0);
 #endif
      must(promised[i] <= led[i]);
+     unsure[i] = 0;
      if
      :: known[i] -> clear(i)
      :: else -> skip
@@ -475,6 +486,7 @@ inline recover() {
   seen = revoked_led;
 #endif
   poll();
+  heard = true;
   step_revoked = revoked_led
 }
 
