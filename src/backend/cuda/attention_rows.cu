@@ -4,44 +4,11 @@
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/wgmma.cuh"
 
-/// A block of two or three warpgroups of 64 query rows each, and two warps that bring what they need. A warpgroup
-/// multiplies, weighs, multiplies and folds one tile after the other; while it waits for the tensor cores,
-/// the others compute.
+/// A block of two or three warpgroups of 64 query rows each, and two warps that bring what they need. A
+/// warpgroup multiplies, weighs, multiplies and folds one tile after the other; while it waits for the tensor
+/// cores, the others compute.
 namespace fieldprint::backend::cuda {
 namespace {
-
-/// Descriptor of rows of kSpan bytes, swizzled over kSpan bytes, in groups of 8 rows, `offset` bytes from
-/// `address`; neither carries into the upper word.
-template <int kSpan>
-__device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, int offset) {
-  constexpr std::uint32_t kUpper = std::uint32_t{kSpan == 128 ? 1 : 2} << 30 | (8 * kSpan) >> 4;
-  const std::uint32_t lower = (address >> 4 | 1U << 16) + static_cast<std::uint32_t>(offset >> 4);
-  return std::uint64_t{kUpper} << 32 | lower;
-}
-
-__device__ __forceinline__ bool elected() {
-  std::uint32_t is;
-  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xFFFFFFFF;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(is));
-  return is != 0;
-}
-
-__device__ __forceinline__ float4 load_shared(std::uint32_t address) {
-  float4 x;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-               : "r"(address));
-  return x;
-}
-__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
-  return x;
-}
-__device__ __forceinline__ void store_shared(std::uint32_t address, const float4& x) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z),
-               "f"(x.w)
-               : "memory");
-}
 
 /// One thread of a warpgroup. What is seldom needed is not in registers but in the thread's own places in
 /// shared memory: the row's state, and more.
@@ -199,8 +166,9 @@ class Consumer {
       const int panel = k / 4;
       const std::uint64_t a = descriptor<128>(
           shared_.queries() + panel * S::kRows * 128 + group_ * kGroupRows * 128, 32 * k - 128 * panel);
-      const std::uint64_t b = descriptor<S::kWide ? 128 : kPad>(
-          shared_.unit(turn_.slot) + panel * kTile * 128, 32 * k - 128 * panel);
+      const std::uint64_t b = descriptor < S::kWide ? 128
+                                                    : kPad > (shared_.unit(turn_.slot) + panel * kTile * 128,
+                                                              32 * k - 128 * panel);
       if (k == 0) {
         AttentionWgmma<kTile>::start_shared(scores, a, b);
       } else {
@@ -215,8 +183,8 @@ class Consumer {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTile / 32; ++k) {
-      const std::uint64_t b = descriptor<64>(shared_.unit(turn_.slot),
-                                             k / 2 * 64 * kPad + half * 64 * 128 + k % 2 * 32);
+      const std::uint64_t b =
+          descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * kPad + half * 64 * 128 + k % 2 * 32);
       if (k == 0) {
         AttentionWgmma<2 * S::kSums>::start_weights(sums, weights, b);
       } else {
@@ -242,8 +210,8 @@ class Consumer {
 
   __device__ float* output(int quad) { return output_[4 * quad / S::kSums] + 4 * quad % S::kSums; }
 
-  /// Appends the chunk to the row, which is in the thread's places or, at the end, where the chunk was. Of the
-  /// largest heads it is where the item's results will be.
+  /// Appends the chunk to the row, which is in the thread's places or, at the end, where the chunk was. Of
+  /// the largest heads it is where the item's results will be.
   __device__ void end_chunk(const RowsTask& task, bool first, bool end) {
     const RowSoftmax chunk = load_softmax(kChunkPlace);
     if (first) {

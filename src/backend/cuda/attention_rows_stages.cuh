@@ -38,7 +38,7 @@ struct RowsShape {
 
   static constexpr int kPanels = kWide ? 2 : 1;  ///< of 128 bytes of queries and keys
   static constexpr int kQueryBytes = kPanels * kRows * 128;
-  static constexpr int kUnitBytes = kTile * kPad;   ///< keys or values of a tile
+  static constexpr int kUnitBytes = kTile * kPad;  ///< keys or values of a tile
   /// Of 16 bytes, of a consuming thread. There is no room for the rows of the largest heads.
   static constexpr int kPlaces = (kWide ? 0 : kOutputs / 4) + 3;
   static constexpr int kPlacesBytes = kConsumers * kPlaces * 16;
@@ -160,6 +160,39 @@ struct RowsMaps {
   CUtensorMap keys;
   CUtensorMap values;
 };
+
+/// Descriptor of rows of kSpan bytes, swizzled over kSpan bytes, in groups of 8 rows, `offset` bytes from
+/// `address`; neither carries into the upper word.
+template <int kSpan>
+__device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, int offset) {
+  constexpr std::uint32_t kUpper = std::uint32_t{kSpan == 128 ? 1 : 2} << 30 | (8 * kSpan) >> 4;
+  const std::uint32_t lower = (address >> 4 | 1U << 16) + static_cast<std::uint32_t>(offset >> 4);
+  return std::uint64_t{kUpper} << 32 | lower;
+}
+
+__device__ __forceinline__ bool elected() {
+  std::uint32_t is;
+  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xFFFFFFFF;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(is));
+  return is != 0;
+}
+
+__device__ __forceinline__ float4 load_shared(std::uint32_t address) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address));
+  return x;
+}
+__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
+  return x;
+}
+__device__ __forceinline__ void store_shared(std::uint32_t address, const float4& x) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z),
+               "f"(x.w)
+               : "memory");
+}
 
 __device__ __forceinline__ void store_word(std::uint32_t address, std::int32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
