@@ -1,10 +1,12 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "backend/ops.h"
@@ -31,8 +33,26 @@ class Recording {
 class PendingDigests {
  public:
   virtual ~PendingDigests() = default;
+  /// Whether they are there.
+  virtual bool ready() = 0;
   /// [blocks][pages], in host memory, as long as this lives. Waits until they are there.
   virtual std::span<const Digest> wait() = 0;
+  /// For how long they kept the device busy, beside other work or not; of a CPU the caller. Waits too.
+  virtual std::chrono::nanoseconds took() = 0;
+};
+
+/// Page digests that are there already.
+class ReadyDigests final : public PendingDigests {
+ public:
+  ReadyDigests(std::vector<Digest> digests, std::chrono::nanoseconds took)
+      : digests_(std::move(digests)), took_(took) {}
+  bool ready() override { return true; }
+  std::span<const Digest> wait() override { return digests_; }
+  std::chrono::nanoseconds took() override { return took_; }
+
+ private:
+  std::vector<Digest> digests_;
+  std::chrono::nanoseconds took_;
 };
 
 /// The one interface between the model and a device. Operations are ordered; results may be read after
@@ -84,9 +104,11 @@ class Backend {
   virtual void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) = 0;
   /// The token that follows each row of logits, chosen where the logits are.
   virtual void choose(const ChooseArgs& args, std::int32_t rows) = 0;
-  /// Begins SHA-256 of each page as it is after what was enqueued so far, beside what is enqueued later,
-  /// which must not change the pages until the digests have been waited for.
+  /// Begins SHA-256 of each page as it is after what was enqueued so far, beside what is enqueued later. Of a
+  /// page that this changes before the digests are there, the digest is of neither.
   virtual std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) = 0;
+  /// Pages that are hashed side by side: fewer take as long.
+  virtual std::int64_t digests_at_once() const = 0;
 };
 
 }  // namespace fieldprint::backend

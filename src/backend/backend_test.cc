@@ -51,6 +51,8 @@ TEST_P(BackendTest, PageDigestsAreTheHostsSha256OfEachPage) {
     const auto others = backend_->page_digests({device_pool, stride, page, kPages, last});
     const std::span<const Digest> digests = pending->wait();
     EXPECT_TRUE(std::ranges::equal(others->wait(), digests.subspan(2 * kPages, kPages)));
+    EXPECT_TRUE(pending->ready());
+    EXPECT_GT(pending->took().count(), 0);
     backend_->release(device_pool);
     for (std::size_t b = 0; b < blocks.size(); ++b) {
       for (std::int64_t p = 0; p < kPages; ++p) {

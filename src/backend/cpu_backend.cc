@@ -1,6 +1,7 @@
 #include "backend/cpu_backend.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -40,15 +41,6 @@ LinearArgs tokens_of(const LinearArgs& args, std::int64_t first, std::int64_t co
   part.y += first * args.y_stride;
   return part;
 }
-
-class ReadyDigests final : public PendingDigests {
- public:
-  explicit ReadyDigests(std::vector<Digest> digests) : digests_(std::move(digests)) {}
-  std::span<const Digest> wait() override { return digests_; }
-
- private:
-  std::vector<Digest> digests_;
-};
 
 /// One row of a step, in the place of which the sampler may put a penalised one.
 void choose_row(const CpuKernels& kernels, const ChooseArgs& args, std::int64_t row) {
@@ -163,6 +155,7 @@ class CpuBackend final : public Backend {
   }
 
   std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) override {
+    const auto start = std::chrono::steady_clock::now();
     const std::int64_t count = static_cast<std::int64_t>(args.blocks.size()) * args.pages;
     std::vector<Digest> digests(static_cast<std::size_t>(count));
     pool_.parallel_for(count, 4, [&](std::int64_t begin, std::int64_t end) {
@@ -172,8 +165,9 @@ class CpuBackend final : public Backend {
         digests[static_cast<std::size_t>(i)] = sha256({page, static_cast<std::size_t>(args.page_bytes)});
       }
     });
-    return std::make_unique<ReadyDigests>(std::move(digests));
+    return std::make_unique<ReadyDigests>(std::move(digests), std::chrono::steady_clock::now() - start);
   }
+  std::int64_t digests_at_once() const override { return pool_.size(); }
 
  private:
   template <class Args>

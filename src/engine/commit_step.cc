@@ -124,10 +124,10 @@ void Engine::seal_answer(Sequence& sequence) {
 /// There is nothing to compute until validation has come further.
 void Engine::await_news() {
   seal_commits();
-  for (const auto& [id, sequence] : sequences_) {
-    if (!check_pages(*sequence)) return;
-  }
-  commits_.wait();
+  std::vector<core::SequenceId> all;
+  for (const auto& [id, sequence] : sequences_) all.push_back(id);
+  begin_checks(all);
+  if (heed_checks(true)) commits_.wait();
 }
 
 }  // namespace fieldprint::engine

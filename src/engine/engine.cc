@@ -39,17 +39,9 @@ Status check(const Options& options) {
 
 /// Digests that say nothing and cost nothing.
 kv::PageHasher no_page_hasher(const kv::BlockPool& pool) {
-  class Nothing final : public backend::PendingDigests {
-   public:
-    explicit Nothing(std::size_t pages) : digests_(pages) {}
-    std::span<const Digest> wait() override { return digests_; }
-
-   private:
-    std::vector<Digest> digests_;
-  };
   return [&pool](std::span<const kv::BlockId> blocks) {
-    return std::make_unique<Nothing>(blocks.size() *
-                                     static_cast<std::size_t>(pool.geometry().pages_per_block()));
+    const std::size_t pages = blocks.size() * static_cast<std::size_t>(pool.geometry().pages_per_block());
+    return std::make_unique<backend::ReadyDigests>(std::vector<Digest>(pages), std::chrono::nanoseconds(0));
   };
 }
 
@@ -87,7 +79,8 @@ Engine::Engine(const weights::ModelFile& file, const tokenizer::Tokenizer& token
       pool_(std::move(pool)),
       cache_(pool_, options.hash_pages ? kv::backend_page_hasher(backend, pool_) : no_page_hasher(pool_),
              options.prefix_cache, std::move(swap)),
-      scrubber_(cache_, options.hash_pages ? options.scrub_share : 0),
+      scrubber_(cache_, options.hash_pages ? options.scrub_share : 0,
+                std::max<std::int64_t>(backend.digests_at_once() / pool_.geometry().pages_per_block(), 1)),
       root_(kv::root_key(file.digest(), exact::kCanonVersion)) {}
 
 Engine::~Engine() {

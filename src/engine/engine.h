@@ -163,10 +163,13 @@ class Engine {
 
   // pages.cc: resident blocks are hashed again, and computed again where they are damaged.
   void check_awaited_pages();
+  void begin_checks(const std::vector<core::SequenceId>& awaited);
+  /// What came of checks since the last time, or with `wait` of all. False if there was damage.
+  bool heed_checks(bool wait);
   /// Those of the commits that are not checked, at once. False if there was damage.
   bool check_pages(Sequence& sequence);
+  static std::span<const kv::BlockId> held_blocks(const Sequence& sequence);
   void note_checked(Sequence& sequence);
-  void scrub(Clock::duration step);
   void lose(kv::BlockId damaged);
   std::vector<kv::BlockId> rewind(Sequence& sequence);
   void confirm_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row);

@@ -31,14 +31,20 @@ struct EngineProbe {
   bool recomputing(core::SequenceId id) const { return engine.sequences_.at(id)->confirmed.has_value(); }
   /// Flips a bit of a resident block of the sequence.
   void damage(core::SequenceId id, std::int64_t block, std::int64_t byte = 0, std::uint8_t bit = 1) {
-    const std::span<const kv::BlockId> table = engine.sequences_.at(id)->table.blocks();
-    engine.pool_.data(table[static_cast<std::size_t>(block)])[byte] ^= bit;
+    flip(engine.sequences_.at(id)->table.blocks()[static_cast<std::size_t>(block)], byte, bit);
+  }
+  void flip(kv::BlockId block, std::int64_t byte, std::uint8_t bit) {
+    backend::Backend& backend = engine.model_.backend();
+    std::uint8_t value = 0;
+    backend.download(&value, engine.pool_.data(block) + byte, 1);
+    value ^= bit;
+    backend.upload(engine.pool_.data(block) + byte, &value, 1);
   }
   /// The same in a cached block, and in any sealed one, chosen by a number.
   void damage_cached() {
     for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
       if (engine.cache_.state(block) != kv::BlockState::kCached) continue;
-      engine.pool_.data(block)[0] ^= 1;
+      flip(block, 0, 1);
       return;
     }
     FAIL() << "no block is cached";
@@ -48,7 +54,7 @@ struct EngineProbe {
     for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
       if (engine.cache_.sealed(block)) sealed.push_back(block);
     }
-    if (!sealed.empty()) engine.pool_.data(sealed[which % sealed.size()])[byte] ^= 1;
+    if (!sealed.empty()) flip(sealed[which % sealed.size()], byte, 1);
   }
   /// Flips bits of a swapped block, chosen by a number, where they lie. False if nothing is swapped.
   bool damage_swapped(std::uint64_t which, std::int64_t byte, std::uint8_t bits = 1) {
@@ -56,10 +62,12 @@ struct EngineProbe {
   }
   /// What the scrubber does when it comes by: hashes every sealed block.
   void scrub_all() {
+    std::vector<kv::BlockId> sealed;
     for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
-      if (engine.cache_.sealed(block) && !engine.cache_.intact(block)) engine.lose(block);
+      if (engine.cache_.sealed(block)) sealed.push_back(block);
     }
-    for (const auto& [id, sequence] : engine.sequences_) engine.note_checked(*sequence);
+    engine.cache_.begin_check(sealed);
+    engine.heed_checks(true);
   }
 };
 

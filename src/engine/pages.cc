@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <set>
 
 #include "engine/engine.h"
 
@@ -23,6 +24,12 @@ std::int64_t blocks_of(const Sequence& sequence, std::int32_t commit) {
   return sequence.blocks_in(commit + 1) - (is_answer(sequence, commit) ? 1 : 0);
 }
 
+/// When the last commit was sealed, of a sequence with commits that are not checked.
+std::uint64_t last_moment(const Sequence& sequence) {
+  const Trail& trail = sequence.trail;
+  return trail.marks[static_cast<std::size_t>(trail.next - 1 - trail.checked)].moment;
+}
+
 }  // namespace
 
 /// Pages of those that somebody waits for: a held text, an effect, or the sequence itself, which has run as
@@ -40,22 +47,54 @@ void Engine::check_awaited_pages() {
     }
   }
   if (oldest != nullptr && Clock::now() - *oldest->ended >= kMostUnchecked) awaited.push_back(oldest->id);
-  for (const core::SequenceId id : awaited) check_pages(*sequences_.at(id));
+  begin_checks(awaited);
+  heed_checks(false);
+}
+
+/// Of pages that are not being checked already. What comes of it is heard in this step or a later one.
+void Engine::begin_checks(const std::vector<core::SequenceId>& awaited) {
+  std::set<kv::BlockId> unchecked;
+  for (const core::SequenceId id : awaited) {
+    const Sequence& sequence = *sequences_.at(id);
+    for (const kv::BlockId block : held_blocks(sequence)) {
+      if (cache_.good_or_checked_at(block) <= last_moment(sequence)) unchecked.insert(block);
+    }
+  }
+  if (!unchecked.empty()) cache_.begin_check(std::vector(unchecked.begin(), unchecked.end()));
+}
+
+bool Engine::heed_checks(bool wait) {
+  const std::vector<kv::PrefixCache::Check> checks = cache_.finish_checks(wait);
+  bool good = true;
+  for (const kv::PrefixCache::Check& check : checks) {
+    scrubber_.note(check);
+    for (const kv::BlockId block : check.damaged) lose(block);
+    good = good && check.damaged.empty();
+  }
+  if (!checks.empty()) {
+    for (const auto& [id, sequence] : sequences_) note_checked(*sequence);
+  }
+  return good;
 }
 
 bool Engine::check_pages(Sequence& sequence) {
-  const Trail& trail = sequence.trail;
-  if (trail.checked == trail.next) return true;
-  const std::uint64_t sealed = trail.marks[static_cast<std::size_t>(trail.next - 1 - trail.checked)].moment;
-  const std::int64_t blocks = std::min(blocks_of(sequence, trail.next - 1), sequence.table.sealed_blocks());
-  for (std::int64_t i = 0; i < blocks; ++i) {
-    const kv::BlockId block = sequence.table.blocks()[static_cast<std::size_t>(i)];
-    if (cache_.good_at(block) > sealed || cache_.intact(block)) continue;
-    lose(block);
-    return false;
+  std::vector<kv::BlockId> unchecked;
+  for (const kv::BlockId block : held_blocks(sequence)) {
+    if (cache_.good_at(block) <= last_moment(sequence)) unchecked.push_back(block);
   }
+  const std::vector<kv::BlockId> damaged = cache_.find_damaged(unchecked);
+  for (const kv::BlockId block : damaged) lose(block);
+  if (!damaged.empty()) return false;
   note_checked(sequence);
   return true;
+}
+
+/// The blocks of commits that are not checked, and of those before them; none if all are checked.
+std::span<const kv::BlockId> Engine::held_blocks(const Sequence& sequence) {
+  const Trail& trail = sequence.trail;
+  if (trail.checked == trail.next) return {};
+  const std::int64_t held = std::min(blocks_of(sequence, trail.next - 1), sequence.table.sealed_blocks());
+  return sequence.table.blocks().first(static_cast<std::size_t>(held));
 }
 
 /// Says of the commits whose blocks were all hashed after they were sealed that they were.
@@ -75,13 +114,6 @@ void Engine::note_checked(Sequence& sequence) {
   if (trail.checked == before) return;
   trail.mass.erase(trail.mass.begin(), trail.mass.lower_bound(sequence.outputs_in(trail.checked)));
   commits_.pages_checked(sequence.id, trail.checked, blocks_of(sequence, trail.checked - 1));
-}
-
-void Engine::scrub(Clock::duration step) {
-  const std::int64_t before = scrubber_.checked();
-  if (const std::optional<kv::BlockId> damaged = scrubber_.scrub(step)) lose(*damaged);
-  if (scrubber_.checked() == before) return;
-  for (const auto& [id, sequence] : sequences_) note_checked(*sequence);
 }
 
 /// Drops a damaged block and all that was computed after it, and has the sequences that hold it compute their
@@ -110,12 +142,12 @@ void Engine::lose(kv::BlockId damaged) {
 /// blocks are hashed for that, so that commits which are not suspect are checked.
 std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
   Trail& trail = sequence.trail;
-  std::vector<kv::BlockId> damaged;
+  const std::span<const kv::BlockId> sealed =
+      sequence.table.blocks().first(static_cast<std::size_t>(sequence.table.sealed_blocks()));
+  const std::vector<kv::BlockId> damaged = cache_.find_damaged(sealed);
   std::int32_t suspect = trail.next;
-  for (std::int64_t i = 0; i < sequence.table.sealed_blocks(); ++i) {
-    const kv::BlockId block = sequence.table.blocks()[static_cast<std::size_t>(i)];
-    if (cache_.intact(block)) continue;
-    damaged.push_back(block);
+  for (const kv::BlockId block : damaged) {
+    const std::int64_t i = std::ranges::find(sealed, block) - sealed.begin();
     for (std::int32_t commit = trail.checked; commit < suspect; ++commit) {
       const Mark& mark = trail.marks[static_cast<std::size_t>(commit - trail.checked)];
       if (blocks_of(sequence, commit) > i && mark.moment >= cache_.good_at(block)) suspect = commit;
@@ -203,31 +235,36 @@ bool Engine::crowded(const scheduler::Decision& decision) const {
   return (waiting && running < options_.max_batch) || (decision.run.empty() && running > 0);
 }
 
-/// Has the oldest finished answer give its blocks up. False if none holds any.
+/// Has a finished answer give its blocks up: the oldest whose pages are checked, or else the oldest one, for
+/// which this waits. False if none holds any.
 bool Engine::release_finished() {
+  Sequence* leaving = nullptr;
   for (const auto& [id, sequence] : sequences_) {
     if (sequence->active() || sequence->dropped || sequence->table.blocks().empty()) continue;
-    if (!check_pages(*sequence)) return true;
-    sequence->table.release();
-    sequence->running = false;
-    return true;
+    const bool checked = held_blocks(*sequence).empty();
+    if (leaving == nullptr || checked) leaving = sequence.get();
+    if (checked) break;
   }
-  return false;
+  if (leaving == nullptr) return false;
+  if (!check_pages(*leaving)) return true;
+  leaving->table.release();
+  leaving->running = false;
+  return true;
 }
 
 /// Whether the blocks that these sequences are about to give up are good, all of them: tokens after the last
-/// commit depend on them too.
+/// commit depend on them too. Waits, as the blocks are needed in this step.
 bool Engine::pages_hold(const std::vector<core::SequenceId>& leaving) {
+  std::set<kv::BlockId> blocks;
   for (const core::SequenceId id : leaving) {
-    Sequence& sequence = *sequences_.at(id);
-    for (const kv::BlockId block :
-         sequence.table.blocks().first(static_cast<std::size_t>(sequence.table.sealed_blocks()))) {
-      if (cache_.intact(block)) continue;
-      lose(block);
-      return false;
-    }
-    note_checked(sequence);
+    const kv::BlockTable& table = sequences_.at(id)->table;
+    const auto sealed = table.blocks().first(static_cast<std::size_t>(table.sealed_blocks()));
+    blocks.insert(sealed.begin(), sealed.end());
   }
+  const std::vector<kv::BlockId> damaged = cache_.find_damaged(std::vector(blocks.begin(), blocks.end()));
+  for (const kv::BlockId block : damaged) lose(block);
+  if (!damaged.empty()) return false;
+  for (const core::SequenceId id : leaving) note_checked(*sequences_.at(id));
   return true;
 }
 

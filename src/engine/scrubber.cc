@@ -10,33 +10,38 @@ constexpr std::int64_t kLookedAt = 4096;
 
 }  // namespace
 
-std::optional<kv::BlockId> Scrubber::scrub(Clock::duration step) {
-  if (share_ <= 0) return std::nullopt;
+void Scrubber::scrub(Clock::duration step) {
+  if (share_ <= 0) return;
   saved_ += std::chrono::duration_cast<Clock::duration>(share_ * step);
-  while (saved_ >= cost_) {
-    const std::optional<kv::BlockId> block = next_sealed();
-    if (!block) {
-      saved_ = std::min(saved_, cost_);  // time in which there was nothing to do is not saved up
-      break;
-    }
-    const Clock::time_point start = Clock::now();
-    const bool intact = cache_.intact(*block);
-    cost_ = Clock::now() - start;
-    saved_ -= cost_;
-    ++checked_;
-    if (!intact) return block;
+  if (under_way_ != 0 || saved_ < cost_) return;
+  const std::int64_t times = cost_.count() > 0 ? saved_ / cost_ : 1;
+  const std::vector<kv::BlockId> blocks = next_sealed(std::min(times, kLookedAt / at_once_) * at_once_);
+  if (blocks.empty()) {
+    saved_ = std::min(saved_, cost_);  // time in which there was nothing to do is not saved up
+    return;
   }
-  return std::nullopt;
+  under_way_ = cache_.begin_check(blocks);
+  checking_ = std::ssize(blocks);
 }
 
-std::optional<kv::BlockId> Scrubber::next_sealed() {
+void Scrubber::note(const kv::PrefixCache::Check& check) {
+  if (check.moment != under_way_) return;
+  cost_ = std::chrono::duration_cast<Clock::duration>(check.took) / ((checking_ + at_once_ - 1) / at_once_);
+  saved_ -= check.took;
+  checked_ += checking_;
+  under_way_ = 0;
+}
+
+/// At most so many, none twice.
+std::vector<kv::BlockId> Scrubber::next_sealed(std::int64_t most) {
+  std::vector<kv::BlockId> found;
   const std::int64_t blocks = cache_.pool().blocks();
-  for (std::int64_t i = 0; i < std::min(blocks, kLookedAt); ++i) {
+  for (std::int64_t i = 0; i < std::min(blocks, kLookedAt) && std::ssize(found) < most; ++i) {
     const kv::BlockId block = next_;
     next_ = next_ + 1 < blocks ? next_ + 1 : 0;
-    if (cache_.sealed(block)) return block;
+    if (cache_.sealed(block)) found.push_back(block);
   }
-  return std::nullopt;
+  return found;
 }
 
 }  // namespace fieldprint::engine

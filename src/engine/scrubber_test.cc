@@ -34,37 +34,72 @@ struct Fixture {
   std::vector<kv::BlockId> blocks;
 };
 
+/// What a step hears of checks.
+std::vector<kv::BlockId> heed(Fixture& f, Scrubber& scrubber) {
+  std::vector<kv::BlockId> damaged;
+  for (const kv::PrefixCache::Check& check : f.cache.finish_checks(false)) {
+    scrubber.note(check);
+    damaged.insert(damaged.end(), check.damaged.begin(), check.damaged.end());
+  }
+  return damaged;
+}
+
 TEST(Scrubber, GoesRoundAllSealedBlocks) {
-  Fixture f(3);
-  Scrubber scrubber(f.cache, 1);
-  const std::uint64_t before = f.cache.moment();
-  for (int i = 0; i < 100 && scrubber.checked() < 3; ++i) EXPECT_FALSE(scrubber.scrub(milliseconds(1)));
-  for (const kv::BlockId block : f.blocks) EXPECT_GT(f.cache.good_at(block), before);
+  for (const std::int64_t at_once : {1, 2, 5}) {
+    Fixture f(3);
+    Scrubber scrubber(f.cache, 1, at_once);
+    const std::uint64_t before = f.cache.moment();
+    for (int i = 0; i < 100 && scrubber.checked() < 3; ++i) {
+      scrubber.scrub(milliseconds(1));
+      EXPECT_TRUE(heed(f, scrubber).empty());
+    }
+    for (const kv::BlockId block : f.blocks) EXPECT_GT(f.cache.good_at(block), before);
+  }
 }
 
 TEST(Scrubber, FindsADamagedBlock) {
   Fixture f(3);
-  Scrubber scrubber(f.cache, 1);
+  Scrubber scrubber(f.cache, 1, 3);
   f.pool.data(f.blocks[1])[3] ^= 1;
-  EXPECT_EQ(scrubber.scrub(seconds(1)), f.blocks[1]);
+  scrubber.scrub(seconds(1));
+  EXPECT_EQ(heed(f, scrubber), std::vector{f.blocks[1]});
   f.pool.data(f.blocks[1])[3] ^= 1;
+}
+
+TEST(Scrubber, BeginsNothingWhileItsLastCheckIsUnderWay) {
+  Fixture f(3);
+  Scrubber scrubber(f.cache, 1, 1);
+  scrubber.scrub(seconds(1));
+  const std::uint64_t moment = f.cache.moment();
+  scrubber.scrub(seconds(1));
+  EXPECT_EQ(f.cache.moment(), moment);
+  f.cache.begin_check(f.blocks);  // somebody else's
+  heed(f, scrubber);
+  EXPECT_EQ(scrubber.checked(), 1);
+  scrubber.scrub(seconds(1));
+  EXPECT_GT(f.cache.moment(), moment + 1);
 }
 
 TEST(Scrubber, SpendsNoMoreThanItsShare) {
   Fixture f(3);
-  Scrubber idle(f.cache, 0);
-  EXPECT_FALSE(idle.scrub(seconds(1000)));
-  EXPECT_EQ(idle.checked(), 0);
-  Scrubber scrubber(f.cache, 1e-9);
-  for (int i = 0; i < 1000; ++i) EXPECT_FALSE(scrubber.scrub(milliseconds(1)));
+  Scrubber idle(f.cache, 0, 1);
+  const std::uint64_t moment = f.cache.moment();
+  idle.scrub(seconds(1000));
+  EXPECT_EQ(f.cache.moment(), moment);
+  Scrubber scrubber(f.cache, 1e-9, 1);
+  for (int i = 0; i < 1000; ++i) {
+    scrubber.scrub(milliseconds(1));
+    EXPECT_TRUE(heed(f, scrubber).empty());
+  }
   EXPECT_LE(scrubber.checked(), 2) << "a millisecond's worth is a picosecond a step";
 }
 
 TEST(Scrubber, TimeWithNothingToDoIsNotSavedUp) {
   Fixture f(0);
-  Scrubber scrubber(f.cache, 1);
-  EXPECT_FALSE(scrubber.scrub(seconds(1000)));
-  EXPECT_EQ(scrubber.checked(), 0);
+  Scrubber scrubber(f.cache, 1, 1);
+  const std::uint64_t moment = f.cache.moment();
+  scrubber.scrub(seconds(1000));
+  EXPECT_EQ(f.cache.moment(), moment);
 }
 
 }  // namespace

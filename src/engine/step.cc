@@ -33,7 +33,7 @@ bool Engine::step() {
   } else {
     await_news();
   }
-  scrub(Clock::now() - start);
+  scrubber_.scrub(Clock::now() - start);
   report_swap();
   stepping_ = false;
   for (const core::SequenceId id : std::exchange(ended_, {})) drop(id);

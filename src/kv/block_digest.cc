@@ -6,23 +6,11 @@
 
 namespace fieldprint::kv {
 
-namespace {
-
-class HostDigests final : public backend::PendingDigests {
- public:
-  explicit HostDigests(std::vector<Digest> digests) : digests_(std::move(digests)) {}
-  std::span<const Digest> wait() override { return digests_; }
-
- private:
-  std::vector<Digest> digests_;
-};
-
-}  // namespace
-
 PageHasher host_page_hasher(const BlockPool& pool) {
   return [&pool](std::span<const BlockId> blocks) {
     const auto page_bytes = static_cast<std::size_t>(pool.geometry().page_bytes());
     const auto pages = static_cast<std::size_t>(pool.geometry().pages_per_block());
+    const auto start = std::chrono::steady_clock::now();
     std::vector<Digest> digests;
     for (const BlockId block : blocks) {
       const std::uint8_t* data = pool.data(block);
@@ -30,7 +18,8 @@ PageHasher host_page_hasher(const BlockPool& pool) {
         digests.push_back(sha256(std::span(data + page * page_bytes, page_bytes)));
       }
     }
-    return std::make_unique<HostDigests>(std::move(digests));
+    return std::make_unique<backend::ReadyDigests>(std::move(digests),
+                                                   std::chrono::steady_clock::now() - start);
   };
 }
 

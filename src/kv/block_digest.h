@@ -12,7 +12,7 @@
 namespace fieldprint::kv {
 
 /// Begins SHA-256 of every page of the given blocks: digest i·pages_per_block + layer·kv_heads + head is of
-/// blocks[i], whose bytes must stay until the digests have been waited for. One call may cover a whole batch,
+/// blocks[i]. One call may cover a whole batch,
 /// so that a device can do it in one launch where the pages are.
 using PageHasher = std::function<std::unique_ptr<backend::PendingDigests>(std::span<const BlockId> blocks)>;
 

@@ -224,9 +224,9 @@ class Simulation {
       return;
     }
     const BlockId block = table.blocks()[below(static_cast<std::size_t>(table.sealed_blocks()))];
-    EXPECT_TRUE(cache_.intact(block));
+    EXPECT_TRUE(cache_.find_damaged(std::span(&block, 1)).empty());
     pool_.data(block)[below(static_cast<std::size_t>(kGeometry.block_bytes()))] ^= 0x10;
-    EXPECT_FALSE(cache_.intact(block));
+    EXPECT_EQ(cache_.find_damaged(std::span(&block, 1)), std::vector{block});
     const std::vector<BlockId> lost = cache_.discard(block);
     pinned_.clear();
     std::erase_if(tables_, [&lost](const auto& t) {

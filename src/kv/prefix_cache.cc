@@ -164,7 +164,7 @@ void PrefixCache::begin_hashing(std::vector<BlockId> blocks) {
     entry(block).hashing = true;
     entry(block).good_at = moment_;
   }
-  hashing_.push_back({std::move(blocks), std::move(pages)});
+  hashing_.push_back({std::move(blocks), std::move(pages), moment_});
 }
 
 void PrefixCache::settle() {
@@ -247,10 +247,47 @@ std::vector<Digest> PrefixCache::digests(std::span<const BlockId> blocks) {
   return digests;
 }
 
-bool PrefixCache::intact(BlockId block) {
-  if (block_digests(pool_.geometry(), hasher_, std::span(&block, 1)).front() != digest(block)) return false;
-  entry(block).good_at = ++moment_;
-  return true;
+std::uint64_t PrefixCache::begin_check(std::span<const BlockId> blocks) {
+  for (const BlockId block : blocks) CHECK(sealed(block), "block {} is not sealed", block);
+  checks_.push_back({{blocks.begin(), blocks.end()}, hasher_(blocks), ++moment_});
+  for (const BlockId block : blocks) entry(block).checked_at = moment_;
+  return moment_;
+}
+
+std::uint64_t PrefixCache::good_or_checked_at(BlockId block) const {
+  return std::max(good_at(block), entry(block).checked_at);
+}
+
+std::vector<PrefixCache::Check> PrefixCache::finish_checks(bool wait) {
+  std::vector<Check> came;
+  for (; !checks_.empty() && (wait || checks_.front().pages->ready()); checks_.pop_front()) {
+    const Hashing& batch = checks_.front();
+    came.push_back({batch.moment, batch.pages->took(), compare(batch)});
+  }
+  return came;
+}
+
+std::vector<BlockId> PrefixCache::find_damaged(std::span<const BlockId> blocks) {
+  if (blocks.empty()) return {};
+  for (const BlockId block : blocks) CHECK(sealed(block), "block {} is not sealed", block);
+  return compare({{blocks.begin(), blocks.end()}, hasher_(blocks), ++moment_});
+}
+
+/// The blocks of a batch that do not have their digests; the others were good when it began.
+std::vector<BlockId> PrefixCache::compare(const Hashing& batch) {
+  const std::vector<Digest> digests = block_digests(pool_.geometry(), *batch.pages, batch.blocks.size());
+  std::vector<BlockId> damaged;
+  for (std::size_t i = 0; i < digests.size(); ++i) {
+    const BlockId block = batch.blocks[i];
+    // What was sealed or found good since then is no longer what the batch began with.
+    if (!sealed(block) || entry(block).good_at > batch.moment) continue;
+    if (digests[i] == digest(block)) {
+      entry(block).good_at = batch.moment;
+    } else {
+      damaged.push_back(block);
+    }
+  }
+  return damaged;
 }
 
 std::uint64_t PrefixCache::good_at(BlockId block) const {

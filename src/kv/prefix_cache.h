@@ -1,6 +1,8 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <list>
 #include <memory>
 #include <optional>
@@ -165,13 +167,25 @@ class PrefixCache {
   /// Digests of blocks as they are, sealed (kept) or not (computed now).
   std::vector<Digest> digests(std::span<const BlockId> blocks);
 
-  /// Hashes a sealed block again: false if its bytes changed. For scrubbers and for blocks that come back
-  /// from elsewhere.
-  bool intact(BlockId block);
   /// Moments count hashings, from 1.
   std::uint64_t moment() const { return moment_; }
   /// The moment at which a sealed block's bytes last had its digest; damage happened after that.
   std::uint64_t good_at(BlockId block) const;
+  /// Begins to hash sealed blocks again, where a device does that beside what else it does; returns the
+  /// moment. What is given up before the check is finished drops out of it.
+  std::uint64_t begin_check(std::span<const BlockId> blocks);
+  /// The moment that good_at() will be, unless the checks under way find damage.
+  std::uint64_t good_or_checked_at(BlockId block) const;
+  /// What came of a check.
+  struct Check {
+    std::uint64_t moment;           ///< at which it began
+    std::chrono::nanoseconds took;  ///< of the device's time, or of the caller's
+    std::vector<BlockId> damaged;   ///< whose bytes changed; the others are good
+  };
+  /// The checks that have come out since the last call, or with `wait` all, in the order in which they began.
+  std::vector<Check> finish_checks(bool wait);
+  /// Hashes sealed blocks again and waits: those whose bytes changed. The others are good.
+  std::vector<BlockId> find_damaged(std::span<const BlockId> blocks);
   /// Takes a damaged sealed block and everything computed after it out of the index, so that nobody new
   /// finds them; what of it is swapped is dropped. Returns the blocks that are still held by tables: these
   /// sequences must recompute.
@@ -195,6 +209,7 @@ class PrefixCache {
     Digest digest{};
     bool hashing = false;  ///< the digest is on its way; until then the bytes must stay
     std::uint64_t good_at = 0;
+    std::uint64_t checked_at = 0;  ///< when the last check began, or 0
     bool evictable = false;
     std::list<BlockId>::iterator lru;  ///< valid while evictable
   };
@@ -203,6 +218,7 @@ class PrefixCache {
   struct Hashing {
     std::vector<BlockId> blocks;
     std::unique_ptr<backend::PendingDigests> pages;
+    std::uint64_t moment;
   };
 
   Entry& entry(BlockId block);
@@ -216,6 +232,7 @@ class PrefixCache {
   std::vector<SwapArea::Content> take_swapped(std::span<const BlockKey> keys, std::vector<BlockId>& blocks);
   void index(BlockId block);
   void begin_hashing(std::vector<BlockId> blocks);
+  std::vector<BlockId> compare(const Hashing& batch);
   /// For whoever gives the block's bytes up.
   void settle(BlockId block);
   BlockId seal_one(const SealRequest& request);
@@ -227,6 +244,7 @@ class PrefixCache {
   std::unique_ptr<SwapArea> swap_;  ///< null: what is evicted is lost
   std::vector<Entry> entries_;      ///< [blocks]
   std::vector<Hashing> hashing_;    ///< in the order in which it began
+  std::deque<Hashing> checks_;      ///< likewise
   std::unordered_map<BlockKey, BlockId, BlockKeyHash> index_;
   std::unordered_map<BlockKey, std::int64_t, BlockKeyHash> leases_;
   std::list<BlockId> lru_;  ///< evictable blocks, least recently used first

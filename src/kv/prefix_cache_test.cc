@@ -168,9 +168,10 @@ TEST(PrefixCache, FindsADamagedBlockAndDropsWhatWasComputedFromIt) {
   const BlockId c = f.sealed("c", "b");
   const BlockId other = f.sealed("other", "sink");
   f.cache.release(c);
-  EXPECT_TRUE(f.cache.intact(a));
+  EXPECT_TRUE(f.cache.find_damaged(std::vector{sink, a}).empty());
   f.pool.data(a)[0] ^= 1;
-  EXPECT_FALSE(f.cache.intact(a));
+  EXPECT_EQ(f.cache.find_damaged(std::vector{sink, a, b}), std::vector{a});
+  EXPECT_GT(f.cache.good_at(b), f.cache.good_at(a));
   EXPECT_EQ(f.cache.discard(a), (std::vector{a, b}));
   EXPECT_EQ(f.cache.state(c), BlockState::kFree);
   EXPECT_EQ(f.cache.probe(std::vector{key("sink"), key("a")}).blocks, 1);
@@ -215,6 +216,8 @@ class LateDigests final : public backend::PendingDigests {
  public:
   LateDigests(const BlockPool& pool, std::span<const BlockId> blocks, int& waits)
       : pool_(pool), blocks_(blocks.begin(), blocks.end()), waits_(waits) {}
+  bool ready() override { return pages_ != nullptr; }
+  std::chrono::nanoseconds took() override { return std::chrono::nanoseconds(0); }
   std::span<const Digest> wait() override {
     if (pages_ == nullptr) ++waits_;
     if (pages_ == nullptr) pages_ = host_page_hasher(pool_)(blocks_);
@@ -249,6 +252,50 @@ struct LateFixture {
   int waits = 0;
   PrefixCache cache;
 };
+
+TEST(PrefixCache, AChecksResultIsPickedUpLaterAndNobodyWaitsForIt) {
+  LateFixture f(3);
+  const BlockId good = f.sealed("a", 1);
+  const BlockId bad = f.sealed("b", 2);
+  f.cache.settle();
+  f.waits = 0;
+  const std::uint64_t moment = f.cache.begin_check(std::vector{good, bad});
+  EXPECT_EQ(f.cache.good_or_checked_at(good), moment);
+  EXPECT_LT(f.cache.good_at(good), moment);
+  f.pool.data(bad)[3] ^= 1;
+  EXPECT_TRUE(f.cache.finish_checks(false).empty());
+  EXPECT_EQ(f.waits, 0);
+  const std::vector<PrefixCache::Check> checks = f.cache.finish_checks(true);
+  ASSERT_EQ(checks.size(), 1U);
+  EXPECT_EQ(checks[0].moment, moment);
+  EXPECT_EQ(checks[0].damaged, std::vector{bad});
+  EXPECT_EQ(f.cache.good_at(good), moment);
+  EXPECT_LT(f.cache.good_at(bad), moment);
+  EXPECT_TRUE(f.cache.finish_checks(true).empty());
+  f.cache.release(good);
+  f.cache.release(bad);
+}
+
+TEST(PrefixCache, ABlockThatWasGivenUpOrSealedAgainDropsOutOfACheck) {
+  LateFixture f(2, false);
+  const BlockId block = f.sealed("a", 1);
+  f.cache.settle();
+  f.cache.begin_check(std::vector{block});
+  f.cache.release(block);
+  ASSERT_EQ(f.cache.state(block), BlockState::kFree);
+  EXPECT_TRUE(f.cache.finish_checks(true).at(0).damaged.empty()) << "it is free";
+  const BlockId again = f.sealed("a", 1);
+  f.cache.settle();
+  f.cache.begin_check(std::vector{again});
+  f.cache.release(again);
+  const BlockId other = f.sealed("b", 2);
+  ASSERT_EQ(other, again) << "the test is about a block of two lives";
+  f.cache.settle();
+  const std::uint64_t sealed = f.cache.good_at(other);
+  EXPECT_TRUE(f.cache.finish_checks(true).at(0).damaged.empty());
+  EXPECT_EQ(f.cache.good_at(other), sealed);
+  f.cache.release(other);
+}
 
 TEST(PrefixCache, SealingDoesNotWaitForDigestsAndWhoNeedsOneDoes) {
   LateFixture f(3);

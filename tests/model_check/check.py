@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks protocol.pml with spin: every property in every size, that a broken rule is found, and that the code follows.
+"""Checks protocol.pml and barriers.pml with spin: every property in every size, that a broken rule is found, and that the
+code follows the protocol.
 
 usage: check.py [--trace-test PROGRAM] [--traces N] [--json]
 
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 
-MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "protocol.pml")
+HERE = os.path.dirname(os.path.abspath(__file__))
+MODEL = os.path.join(HERE, "protocol.pml")
+BARRIERS = os.path.join(HERE, "barriers.pml")
 SKIPPED = 77
 MEMORY_MIB = 2000
 
@@ -39,6 +42,15 @@ BROKEN = (("ACKNOWLEDGE_EARLY", SURVIVES), ("TAIL_NOT_FLUSHED", SURVIVES), ("REL
           ("APPEND_BLIND", ONCE))
 BROKEN_PROGRESS = ("CLOSED_UNVALIDATED", "STOPPED_UNVALIDATED")
 
+# How kernels hand shared memory over: the way, sizes, the words of a right reading, and rules to break.
+HANDOVERS = (
+    ("TURNS", ({}, {"WARPS": 3}, {"LANES": 3}), r"(reference|row\[l\])==\(\(k",
+     ("TURN_NOT_AWAITED", "PARITY_KEPT", "PASSED_ON_BY_ONE")),
+    ("FEEDER", ({}, {"LANES": 3}), r"half\[h\]==",
+     ("TILE_NOT_AWAITED", "REFILLED_WHILE_READ", "PARITY_KEPT")),
+    ("ROWS", ({"UNITS": 2}, {"UNITS": 2, "TILES": 2, "CONSUMERS": 1}), r"pending>0|info\[|queries\[|unit\[",
+     ("UNIT_OVERWRITTEN", "INFO_OVERWRITTEN", "TOLD_APART", "QUERIES_OVERWRITTEN", "RELEASED_EARLY")))
+
 TRACE_SIZE = {"NT": 2, "NC": 3, "NC1": 3, "NE": 2, "CRASHES": 2, "BAD": 2, "LOSSES": 3, "TRACE": 1}
 TRACE_STEPS = 3000
 TRANSITIONS = ("open", "seal", "acknowledge", "validate", "refute", "revoke", "request", "release", "withhold", "close",
@@ -60,9 +72,9 @@ def processor_time():
     return used.ru_utime + used.ru_stime
 
 
-def explore(folder, size, bug=None, progress=False):
+def explore(folder, size, bug=None, progress=False, model=MODEL):
     """Explores all states: (errors, states, MiB, processor seconds, what spin says). A search that was cut short is no answer."""
-    subprocess.run(["spin", "-a", *flags(size, bug), *(["-DPROGRESS", "-DPROGRESS_T=0"] if progress else []), MODEL],
+    subprocess.run(["spin", "-a", *flags(size, bug), *(["-DPROGRESS", "-DPROGRESS_T=0"] if progress else []), model],
                    cwd=folder, check=True, stdout=subprocess.DEVNULL)
     options = ["-DNFAIR=3"] if progress else ["-DSAFETY", "-DNOCLAIM"]
     subprocess.run(["cc", "-O2", "-w", "-DCOLLAPSE", f"-DMEMLIM={MEMORY_MIB}", *options, "-o", "pan", "pan.c"], cwd=folder,
@@ -117,7 +129,22 @@ class Check:
     def mutation(self, bug, words, progress=False):
         """A broken rule, which must be found, and for the right reason."""
         size = {"NT": 1, "NC": 3, **({"PROGRESS_N": 0} if progress else {"LOSSES": 1})}
-        errors, states, memory, seconds, out = explore(self.folder, size, bug, progress)
+        self.refuted(bug, words, explore(self.folder, size, bug, progress))
+
+    def handover(self, way, sizes, words, bugs):
+        """One way of handing memory over: nobody reads what is not there, nobody waits forever, and this can fail."""
+        for size in sizes:
+            errors, states, memory, seconds, out = explore(self.folder, {way: 1, **size}, model=BARRIERS)
+            named = " ".join([way, *(f"{key}={value}" for key, value in size.items())])
+            if errors:
+                raise Failed(f"handing over ({named}) goes wrong: {out}")
+            self.row(f"handover {named}", "holds", states, memory, seconds)
+        for bug in bugs:
+            self.refuted(f"{way} {bug}", words, explore(self.folder, {way: 1, **sizes[0]}, bug, model=BARRIERS))
+
+    def refuted(self, bug, words, explored):
+        """Takes it that spin has found what is broken."""
+        errors, states, memory, seconds, out = explored
         said = re.search(r"pan:\d+: (.*)", out)
         if not errors or not said or not re.search(words, said.group(1)):
             raise Failed(f"broken {bug} is not found as it should: {said.group(1) if said else 'no error'}")
@@ -158,6 +185,8 @@ def main():
                 check.property(SAFETY, size, progress=False)
             for size in PROGRESS_SIZES:
                 check.property(PROGRESS, size, progress=True)
+            for handover in HANDOVERS:
+                check.handover(*handover)
             for bug, words in BROKEN:
                 check.mutation(bug, words)
             for bug in BROKEN_PROGRESS:

@@ -22,18 +22,18 @@ struct Team {
     return reinterpret_cast<std::uint64_t*>(memory) + (kPad / 8 + 1) * 64;
   }
   /// By one lane of the block.
+  __device__ void init() const {
+    for (int i = 0; i < members; ++i) barrier_init(turns() + i, 32);
+  }
+  /// After that.
   __device__ void start() const {
-    for (int i = 0; i < members; ++i) barrier_init(turns() + i, 1);
-    barrier_arrive(turns());
+    if (member == 0) barrier_arrive(turns());
   }
   __device__ void wait_turn() {
     barrier_wait(turns() + member, parity);
     parity ^= 1U;
   }
-  __device__ void pass_turn() const {
-    __syncwarp();
-    if (lane == 0) barrier_arrive(turns() + (member + 1) % members);
-  }
+  __device__ void pass_turn() const { barrier_arrive(turns() + (member + 1) % members); }
 };
 
 /// A warp's work on one item.
@@ -310,8 +310,9 @@ __global__ void __maxnreg__(column_registers(kPad)) columns_kernel(const __grid_
     barrier_init_fence();
   }
   Team<kPad> team{shared + warps * args.warp_bytes, warp, warps, lane};
-  if (threadIdx.x == 0) team.start();
+  if (threadIdx.x == 0) team.init();
   __syncthreads();
+  team.start();
 
   Feeder feeder(args, own, barriers, warp, warps);
   const Tile<kPad, kExact> tile{own, queries, dim, lane};

@@ -120,7 +120,7 @@ struct Handover {
   Saved row;
   Saved anchors;
   float reference;
-  std::uint64_t turns[2][kFoldWarps];  ///< barriers; a warp's turn begins with the end of a phase
+  std::uint64_t turns[2][kFoldWarps];  ///< barriers of 32; a warp's turn begins with the end of a phase
 };
 
 /// Sink, then anchors, then context.
@@ -165,7 +165,7 @@ class Folder {
   /// A slice of the channels of a (query, head); the first one waits for the earlier kernels.
   __device__ void fold_row(const PlannedQuery& query, std::int32_t head, std::int32_t slice, bool first) {
     const FoldRow<kOutputs> at{args_, query, head, kOutputs * (32 * slice + lane_), lane_};
-    const Rounds<Round<kOutputs>::kParts> rounds{query};
+    const Rounds<Round<kOutputs>::kParts, kTeam == 1> rounds{query};
     const std::int32_t count = query.whole_parts < 0 ? 0 : rounds.count();
     RowInputs<kOutputs> inputs;
     if (turn_ < count) inputs.load(at);
@@ -174,6 +174,8 @@ class Folder {
       Round<kOutputs> round{at, {}, 0, factors_, {}, {}, 0.0F, 0.0F, false};
       round.parts = rounds.parts_of(turn_, round.first);
       round.load();
+      const bool last = turn_ + 1 == count;
+      if (last && rounds.has_anchor_state()) load_anchors(at);
       round.prepare();
       const bool begins_context = turn_ > 0 && turn_ == rounds.of_anchors();
       const float before = begin_reference(turn_ == 0);
@@ -188,10 +190,10 @@ class Folder {
       if (turn_ == 0 || begins_context) state_.clear();
       round.append_to(state_);
       state_.reference = reference;
-      const bool last = turn_ + 1 == count;
       RowState<kOutputs> anchors;
       anchors.clear();
-      if (last && count > rounds.of_anchors() && rounds.of_anchors() > 0) get_anchors(anchors);
+      const bool has_anchors = rounds.has_anchor_state() || rounds.of_anchors() > 0;
+      if (last && has_anchors && count > rounds.of_anchors()) get_anchors(anchors);
       if (last && count == rounds.of_anchors()) {
         anchors = state_;
         state_.clear();
@@ -205,8 +207,7 @@ class Folder {
  private:
   __device__ void wait_turn(int chain) const { barrier_wait(handover_.turns[chain] + member_, parity_); }
   __device__ void pass_turn(int chain) const {
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(handover_.turns[chain] + (member_ + 1) % kTeam);
+    barrier_arrive(handover_.turns[chain] + (member_ + 1) % kTeam);
   }
 
   __device__ float begin_reference(bool row_begins) const {
@@ -230,6 +231,16 @@ class Folder {
     if (kTeam == 1) return;
     handover_.row.put(state_, lane_);
     pass_turn(1);
+  }
+  /// On their way beside the last round.
+  __device__ void load_anchors(const FoldRow<kOutputs>& at) {
+    const StateView& states = at.args.states;
+    const float2 softmax = *reinterpret_cast<const float2*>(states.softmax(at.query.anchor_state, at.head));
+    anchors_.clear();
+    anchors_.reference = softmax.x;
+    anchors_.denominator = softmax.y;
+    if (!at.has_channels()) return;
+    load_outputs(states.output(at.query.anchor_state, at.head) + at.first_channel, anchors_.output);
   }
   __device__ void save_anchors() {
     if (kTeam == 1) {
@@ -270,13 +281,16 @@ __global__ void __maxnreg__(kFoldRegisters) fold_kernel(const __grid_constant__ 
   __shared__ Handover<kOutputs> handovers[kTeams];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (kTeam > 1) {
+    auto& turns = handovers[warp / kTeam].turns;
     if (warp % kTeam == 0 && threadIdx.x % 32 == 0) {
-      for (auto& turns : handovers[warp / kTeam].turns) {
-        for (std::uint64_t& turn : turns) barrier_init(&turn, 1);
-        barrier_arrive(turns);
+      for (auto& chain : turns) {
+        for (std::uint64_t& turn : chain) barrier_init(&turn, 32);
       }
     }
     __syncthreads();
+    if (warp % kTeam == 0) {
+      for (auto& chain : turns) barrier_arrive(chain);
+    }
   }
   const std::int32_t slices = slices_of<kOutputs>(args.attention.head_dim);
   const std::int64_t count = std::int64_t{args.plan.header->to_fold} * args.attention.heads * slices;

@@ -30,6 +30,20 @@ struct RowState {
   }
 };
 
+/// A lane's channels of a partial state.
+template <int kOutputs>
+__device__ void load_outputs(const float* from, float (&output)[kOutputs]) {
+  if constexpr (kOutputs == 4) {
+    const float4 x = *reinterpret_cast<const float4*>(from);
+    output[0] = x.x;
+    output[1] = x.y;
+    output[2] = x.z;
+    output[3] = x.w;
+  } else {
+    output[0] = *from;
+  }
+}
+
 /// One (query, head), and the lane's first channel.
 template <int kOutputs>
 struct FoldRow {
@@ -62,13 +76,15 @@ struct Parts {
   __device__ std::int64_t state_of(std::int32_t i) const { return state + std::int64_t{i} * stride; }
 };
 
-/// The rounds of a row: of its anchors, of its chunks and of its tiles.
-template <int kParts>
+/// The rounds of a row: of its anchors, of its chunks and of its tiles. A single part of the anchors is their
+/// state as it is: with kDirect it has no round.
+template <int kParts, bool kDirect>
 struct Rounds {
   const PlannedQuery& query;
 
   __device__ static std::int32_t of(std::int32_t parts) { return (parts + kParts - 1) / kParts; }
-  __device__ std::int32_t of_anchors() const { return of(query.anchor_parts); }
+  __device__ bool has_anchor_state() const { return kDirect && query.anchor_parts == 1; }
+  __device__ std::int32_t of_anchors() const { return has_anchor_state() ? 0 : of(query.anchor_parts); }
   __device__ std::int32_t before_tiles() const { return of_anchors() + of(query.whole_parts); }
   /// A row without parts has a round too, in which it is finished.
   __device__ std::int32_t count() const {
@@ -139,16 +155,7 @@ struct Round {
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) output[i] = kNothing;
     if (!parts.has(part) || !at.has_channels()) return;
-    const float* from = at.args.states.output(parts.state_of(part), at.head) + at.first_channel;
-    if constexpr (kOutputs == 4) {
-      const float4 x = *reinterpret_cast<const float4*>(from);
-      output[0] = x.x;
-      output[1] = x.y;
-      output[2] = x.z;
-      output[3] = x.w;
-    } else {
-      output[0] = *from;
-    }
+    load_outputs(at.args.states.output(parts.state_of(part), at.head) + at.first_channel, output);
   }
 
   __device__ void load() {

@@ -4,44 +4,11 @@
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/wgmma.cuh"
 
-/// A block of three warpgroups of 64 query rows each, and two warps that bring what they need. A warpgroup
-/// multiplies, weighs, multiplies and folds one tile after the other; while it waits for the tensor cores,
-/// the others compute.
+/// A block of two or three warpgroups of 64 query rows each, and two warps that bring what they need. A
+/// warpgroup multiplies, weighs, multiplies and folds one tile after the other; while it waits for the tensor
+/// cores, the others compute.
 namespace fieldprint::backend::cuda {
 namespace {
-
-/// Descriptor of rows of kSpan bytes, swizzled over kSpan bytes, in groups of 8 rows, `offset` bytes from
-/// `address`; neither carries into the upper word.
-template <int kSpan>
-__device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, int offset) {
-  constexpr std::uint32_t kUpper = std::uint32_t{kSpan == 128 ? 1 : 2} << 30 | (8 * kSpan) >> 4;
-  const std::uint32_t lower = (address >> 4 | 1U << 16) + static_cast<std::uint32_t>(offset >> 4);
-  return std::uint64_t{kUpper} << 32 | lower;
-}
-
-__device__ __forceinline__ bool elected() {
-  std::uint32_t is;
-  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xFFFFFFFF;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(is));
-  return is != 0;
-}
-
-__device__ __forceinline__ float4 load_shared(std::uint32_t address) {
-  float4 x;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-               : "r"(address));
-  return x;
-}
-__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
-  return x;
-}
-__device__ __forceinline__ void store_shared(std::uint32_t address, const float4& x) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z),
-               "f"(x.w)
-               : "memory");
-}
 
 /// One thread of a warpgroup. What is seldom needed is not in registers but in the thread's own places in
 /// shared memory: the row's state, and more.
@@ -67,13 +34,12 @@ class Consumer {
       append(t, first, t + 1 == end);
       first = ((t + 1) & chunk_mask) == 0;
       if (first || t + 1 == end) {
-        end_chunk(first_chunk, t + 1 == end);
+        end_chunk(task, first_chunk, t + 1 == end);
         first_chunk = false;
       }
     }
     store(task);
-    __syncwarp();
-    if (elected()) barrier_arrive(shared_.info_empty(count_));
+    barrier_arrive(shared_.info_empty(count_));
     ++count_;
   }
 
@@ -138,8 +104,8 @@ class Consumer {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int row = row_of(r);
-        const int query =
-            load_word(shared_.queries() + row * 128 + ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4);
+        const int query = load_word(shared_.queries() + i / 8 * S::kRows * 128 + row * 128 +
+                                    ((word % 32 / 4 ^ row % 8) << 4) + word % 4 * 4);
         dot[r] = __dp4a(mine, query, dot[r]);
       }
     }
@@ -166,7 +132,7 @@ class Consumer {
     release_unit();
     const std::int32_t start = t * kTile;
     if (start < __float_as_int(all.x) || start + kTile > __float_as_int(all.y)) hide_unseen(start, scores);
-    if (last && elected()) barrier_arrive(shared_.queries_empty());
+    if (last) barrier_arrive(shared_.queries_empty());
 
     std::int32_t largest[2];
     std::uint32_t weights[kWeightWords];
@@ -182,20 +148,27 @@ class Consumer {
     const Joins joins = join(chunk, next, first, nothing, odd_lane());
     store_softmax(kChunkPlace, chunk);
 
-    std::int32_t sums[S::kOutputs];
     wait_unit();
-    multiply_values(weights, sums);
-    AttentionWgmma<kPad>::template wait<0>(sums);
-    release_unit();
-    join_tile(output_, sums, joins);
+#pragma unroll
+    for (int half = 0; half < S::kHalves; ++half) {
+      std::int32_t sums[S::kSums];
+      multiply_values(half, weights, sums);
+      AttentionWgmma<2 * S::kSums>::template wait<0>(sums);
+      if (half + 1 == S::kHalves) release_unit();
+      join_tile(output_[half], sums, joins);
+    }
   }
 
   __device__ void multiply_keys(std::int32_t (&scores)[kScores]) const {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kPad / 32; ++k) {
-      const std::uint64_t a = descriptor<128>(shared_.queries() + group_ * kGroupRows * 128, 32 * k);
-      const std::uint64_t b = descriptor<kPad>(shared_.unit(turn_.slot), 32 * k);
+      const int panel = k / 4;
+      const std::uint64_t a = descriptor<128>(
+          shared_.queries() + panel * S::kRows * 128 + group_ * kGroupRows * 128, 32 * k - 128 * panel);
+      const std::uint64_t b = descriptor < S::kWide ? 128
+                                                    : kPad > (shared_.unit(turn_.slot) + panel * kTile * 128,
+                                                              32 * k - 128 * panel);
       if (k == 0) {
         AttentionWgmma<kTile>::start_shared(scores, a, b);
       } else {
@@ -205,16 +178,17 @@ class Consumer {
     wgmma_commit();
   }
 
-  __device__ void multiply_values(const std::uint32_t (&weights)[kWeightWords],
-                                  std::int32_t (&sums)[S::kOutputs]) const {
+  __device__ void multiply_values(int half, const std::uint32_t (&weights)[kWeightWords],
+                                  std::int32_t (&sums)[S::kSums]) const {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTile / 32; ++k) {
-      const std::uint64_t b = descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * kPad + k % 2 * 32);
+      const std::uint64_t b =
+          descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * kPad + half * 64 * 128 + k % 2 * 32);
       if (k == 0) {
-        AttentionWgmma<kPad>::start_weights(sums, weights, b);
+        AttentionWgmma<2 * S::kSums>::start_weights(sums, weights, b);
       } else {
-        AttentionWgmma<kPad>::add_weights(sums, weights + 4 * k, b);
+        AttentionWgmma<2 * S::kSums>::add_weights(sums, weights + 4 * k, b);
       }
     }
     wgmma_commit();
@@ -234,45 +208,100 @@ class Consumer {
     mask(scores, first, last);
   }
 
-  /// Appends the chunk to the row, which is in the thread's places or, at the end, where the chunk was.
-  __device__ void end_chunk(bool first, bool end) {
+  __device__ float* output(int quad) { return output_[4 * quad / S::kSums] + 4 * quad % S::kSums; }
+
+  /// Appends the chunk to the row, which is in the thread's places or, at the end, where the chunk was. Of
+  /// the largest heads it is where the item's results will be.
+  __device__ void end_chunk(const RowsTask& task, bool first, bool end) {
     const RowSoftmax chunk = load_softmax(kChunkPlace);
     if (first) {
       store_softmax(kSoftmaxPlace, chunk);
     } else {
-      float4 row_output[S::kOutputs / 4];
+      float4 row_output[S::kWide ? 1 : S::kOutputs / 4];
+      if constexpr (!S::kWide) {
 #pragma unroll
-      for (int n = 0; n < S::kOutputs / 4; ++n) row_output[n] = load_shared(place(n));
+        for (int n = 0; n < S::kOutputs / 4; ++n) row_output[n] = load_shared(place(n));
+      }
       RowSoftmax row = load_softmax(kSoftmaxPlace);
       const bool nothing[2] = {isinf(chunk.reference[0]) != 0, isinf(chunk.reference[1]) != 0};
       const Joins joins = join(row, chunk, false, nothing, odd_lane());
       store_softmax(kSoftmaxPlace, row);
-      join_chunk(row_output, joins);
+      if constexpr (S::kWide) {
+        join_results(task, joins);
+      } else {
+#pragma unroll
+        for (int n = 0; n < S::kOutputs / 4; ++n) join_chunk(n, row_output[n], joins);
+      }
     }
     if (end) return;
+    if constexpr (S::kWide) {
 #pragma unroll
-    for (int n = 0; n < S::kOutputs / 4; ++n) {
-      store_shared(place(n),
-                   make_float4(output_[4 * n], output_[4 * n + 1], output_[4 * n + 2], output_[4 * n + 3]));
+      for (int r = 0; r < 2; ++r) store_outputs(r, results_of(task, r));
+    } else {
+#pragma unroll
+      for (int n = 0; n < S::kOutputs / 4; ++n) {
+        const float(&o)[4] = *reinterpret_cast<const float(*)[4]>(output(n));
+        store_shared(place(n), make_float4(o[0], o[1], o[2], o[3]));
+      }
     }
   }
 
-  /// The outputs become those of `mine` and the part that they were.
-  __device__ void join_chunk(const float4 (&mine)[S::kOutputs / 4], const Joins& joins) {
+  /// Keeps the loads for all outputs from being on their way together where there are no registers for them.
+  __device__ static void few_loads_at_once(int n) {
+    if (S::kWide && n % 4 == 0) asm volatile("" ::: "memory");
+  }
+
+  /// Four outputs become those of `mine` and the part that they were.
+  __device__ void join_chunk(int quad, const float4& mine, const Joins& joins) {
+    float* const own = output(quad);
+    const float4 sum = join_outputs(mine, own, joins);
+    own[0] = sum.x;
+    own[1] = sum.y;
+    own[2] = sum.z;
+    own[3] = sum.w;
+  }
+  __device__ void join_results(const RowsTask& task, const Joins& joins) {
+    const float* const from[2] = {results_of(task, 0), results_of(task, 1)};
 #pragma unroll
     for (int n = 0; n < S::kOutputs / 4; ++n) {
-      const float4 sum = join_outputs(mine[n], output_ + 4 * n, joins);
-      output_[4 * n] = sum.x;
-      output_[4 * n + 1] = sum.y;
-      output_[4 * n + 2] = sum.z;
-      output_[4 * n + 3] = sum.w;
+      few_loads_at_once(n);
+      float2 mine[2] = {};
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if (from[r] == nullptr || 8 * n >= args_.attention.head_dim) continue;
+        mine[r] = *reinterpret_cast<const float2*>(from[r] + 8 * n);
+      }
+      join_chunk(n, make_float4(mine[0].x, mine[0].y, mine[1].x, mine[1].y), joins);
+    }
+  }
+
+  /// Where the lane's channels of its r-th row go, if there is such a row.
+  __device__ float* results_of(const RowsTask& task, int r) const {
+    const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
+    const std::int32_t query = row_of(r) / group;
+    if (query >= task.item.queries) return nullptr;
+    const std::int32_t head = task.kv_head * group + row_of(r) % group;
+    float* to = nullptr;
+    if (task.item.state < 0) {
+      const std::int64_t token = load_word(info().token(row_of(r)));
+      to = args_.attention.out + (token * args_.attention.heads + head) * args_.attention.head_dim;
+    } else {
+      to = args_.states.output(task.item.state + query, head);
+    }
+    return to + 2 * (lane() % 4);
+  }
+  __device__ void store_outputs(int r, float* to) {
+    if (to == nullptr) return;
+#pragma unroll
+    for (int n = 0; n < S::kOutputs / 4; ++n) {
+      if (8 * n >= args_.attention.head_dim) continue;
+      *reinterpret_cast<float2*>(to + 8 * n) = make_float2(output(n)[2 * r], output(n)[2 * r + 1]);
     }
   }
 
   __device__ void store(const RowsTask& task) {
     const RowSoftmax softmax = load_softmax(kSoftmaxPlace);
     const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
-    const std::int32_t channels = args_.attention.head_dim;
     const bool is_result = task.item.state < 0;
     if (is_result) finish(task, softmax);
 #pragma unroll
@@ -280,27 +309,16 @@ class Consumer {
       const std::int32_t query = row_of(r) / group;
       const std::int32_t head = task.kv_head * group + row_of(r) % group;
       if (query >= task.item.queries) continue;
-      float* to = nullptr;
-      if (is_result) {
-        const std::int64_t token = load_word(info().token(row_of(r)));
-        const std::int64_t row = token * args_.attention.heads + head;
-        to = args_.attention.out + row * args_.attention.head_dim;
-        if (lane() % 4 == 0) args_.attention.anchor_mass[row] = 0.0F;
-      } else {
-        const std::int64_t state = task.item.state + query;
-        to = args_.states.output(state, head);
-        if (lane() % 4 == 0) {
-          *reinterpret_cast<float2*>(args_.states.softmax(state, head)) =
+      if (lane() % 4 == 0) {
+        if (is_result) {
+          const std::int64_t token = load_word(info().token(row_of(r)));
+          args_.attention.anchor_mass[token * args_.attention.heads + head] = 0.0F;
+        } else {
+          *reinterpret_cast<float2*>(args_.states.softmax(task.item.state + query, head)) =
               make_float2(softmax.reference[r], softmax.denominator[r]);
         }
       }
-      to += 2 * (lane() % 4);
-#pragma unroll
-      for (int n = 0; n < S::kOutputs / 4; ++n) {
-        if (8 * n >= channels) continue;
-        *reinterpret_cast<float2*>(to + 8 * n) =
-            make_float2(output_[4 * n + 2 * r], output_[4 * n + 2 * r + 1]);
-      }
+      store_outputs(r, results_of(task, r));
     }
   }
 
@@ -321,6 +339,7 @@ class Consumer {
     const int channel = 2 * (lane() % 4);
 #pragma unroll
     for (int n = 0; n < S::kOutputs / 4; ++n) {
+      few_loads_at_once(n);
       const float2 sinks = load_pair(info().sink_value(channel + 8 * n));
       float2 scales{};
       if (channel + 8 * n < args.head_dim) {
@@ -333,9 +352,9 @@ class Consumer {
         const float scale = i == 0 ? scales.x : scales.y;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          float& output = output_[4 * n + 2 * r + i];
-          output = joins.fold(no_sink[r] ? kNothing : sink, output, r);
-          output = __fmul_rn(__fmul_rn(output, inverse[r]), scale);
+          float& mine = output(n)[2 * r + i];
+          mine = joins.fold(no_sink[r] ? kNothing : sink, mine, r);
+          mine = __fmul_rn(__fmul_rn(mine, inverse[r]), scale);
         }
       }
     }
@@ -348,7 +367,7 @@ class Consumer {
   Turn<S> turn_{};
   std::uint32_t count_ = 0;  ///< tasks that are done
   RowUnits rows_{};
-  float output_[S::kOutputs];  ///< of the chunk
+  float output_[S::kHalves][S::kSums];  ///< of the chunk
 };
 
 template <int kPad>
@@ -363,9 +382,9 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
       barrier_init(shared.full(slot), 1);
       barrier_init(shared.empty(slot), S::kConsumers / 32);
     }
-    barrier_init(shared.queries_full(), 1);
-    barrier_init(shared.queries_empty(), S::kConsumers / 32);
-    for (std::uint32_t task = 0; task < 2; ++task) barrier_init(shared.info_empty(task), S::kConsumers / 32);
+    barrier_init(shared.queries_full(), 32);
+    barrier_init(shared.queries_empty(), S::kConsumers);
+    for (std::uint32_t task = 0; task < 2; ++task) barrier_init(shared.info_empty(task), S::kConsumers);
     barrier_init_fence();
   }
   __syncthreads();
@@ -397,7 +416,7 @@ void launch(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
   const RowsMaps maps{byte_map<3>(attention.q, {dim, heads, kAny}, {dim, heads * dim},
                                   {128, static_cast<std::uint32_t>(heads / kv_heads), 1}),
                       byte_map<4>(keys, {dim, exact::kPageTokens, kv_heads, kAny}, {dim, page, block},
-                                  {kPad, exact::kPageTokens, 1, 1}),
+                                  {S::kWide ? 128 : kPad, exact::kPageTokens, 1, 1}),
                       byte_map<4>(values, {exact::kPageTokens, dim, kv_heads, kAny},
                                   {exact::kPageTokens, page, block}, {exact::kPageTokens, kPad, 1, 1})};
   const auto kernel = rows_kernel<kPad>;
@@ -414,7 +433,8 @@ void launch(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
 void launch_rows(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
   const std::int32_t dim = args.attention.head_dim;
   if (dim <= 64) return launch<64>(args, multiprocessors, stream);
-  launch<128>(args, multiprocessors, stream);
+  if (dim <= 128) return launch<128>(args, multiprocessors, stream);
+  launch<256>(args, multiprocessors, stream);
 }
 
 }  // namespace fieldprint::backend::cuda

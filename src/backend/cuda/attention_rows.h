@@ -6,7 +6,7 @@
 #include "backend/cuda/device.h"
 #include "backend/ops.h"
 
-/// Row items of the plan: a block of up to kRowsOfItem query rows (queries × heads of a group) passes over
+/// Row items of the plan: a block of up to rows_of_item() query rows (queries × heads of a group) passes over
 /// its pages together, on the tensor cores. For prefill.
 namespace fieldprint::backend::cuda {
 

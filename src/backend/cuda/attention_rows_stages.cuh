@@ -16,25 +16,31 @@ namespace {
 
 constexpr int kGroupRows = 64;  ///< query rows of a warpgroup
 
-/// kHead: 64 or 128, at least the head size.
+/// kHead: 64, 128 or 256, at least the head size. The largest heads have outputs for so many registers that
+/// two warpgroups compute, and the values come in two halves.
 template <int kHead>
 struct RowsShape {
   static constexpr int kPad = kHead;
-  static constexpr int kRows = kRowsOfItem;
+  static constexpr bool kWide = kHead > 128;
+  static constexpr int kRows = rows_of_item(kHead);
   static constexpr int kGroups = kRows / kGroupRows;  ///< warpgroups that compute
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 128;
-  static constexpr int kRegisters = 160;  ///< of a consumer
-  static constexpr int kProducerRegisters = 32;
+  static constexpr int kRegisters = kWide ? 232 : 160;  ///< of a consumer
+  static constexpr int kProducerRegisters = kWide ? 40 : 32;
   // A block owns as many registers as its threads have at launch, in eights. Whoever asks for more waits
   // forever.
   static_assert(kConsumers * kRegisters + (kThreads - kConsumers) * kProducerRegisters <=
                 kThreads * (65536 / kThreads / 8 * 8));
   static constexpr int kOutputs = kPad / 2;  ///< of a lane
+  static constexpr int kHalves = kWide ? 2 : 1;
+  static constexpr int kSums = kOutputs / kHalves;  ///< of a lane and a half
 
-  static constexpr int kQueryBytes = kRows * 128;
-  static constexpr int kUnitBytes = kTile * kPad;   ///< keys or values of a tile
-  static constexpr int kPlaces = kOutputs / 4 + 3;  ///< of 16 bytes, of a consuming thread
+  static constexpr int kPanels = kWide ? 2 : 1;  ///< of 128 bytes of queries and keys
+  static constexpr int kQueryBytes = kPanels * kRows * 128;
+  static constexpr int kUnitBytes = kTile * kPad;  ///< keys or values of a tile
+  /// Of 16 bytes, of a consuming thread. There is no room for the rows of the largest heads.
+  static constexpr int kPlaces = (kWide ? 0 : kOutputs / 4) + 3;
   static constexpr int kPlacesBytes = kConsumers * kPlaces * 16;
   static constexpr int kInfoBytes = kRows * 20 + kPad * 5 + 16;
   static constexpr int kFixedBytes = kQueryBytes + kPlacesBytes + 2 * kInfoBytes + 256;
@@ -155,6 +161,39 @@ struct RowsMaps {
   CUtensorMap values;
 };
 
+/// Descriptor of rows of kSpan bytes, swizzled over kSpan bytes, in groups of 8 rows, `offset` bytes from
+/// `address`; neither carries into the upper word.
+template <int kSpan>
+__device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, int offset) {
+  constexpr std::uint32_t kUpper = std::uint32_t{kSpan == 128 ? 1 : 2} << 30 | (8 * kSpan) >> 4;
+  const std::uint32_t lower = (address >> 4 | 1U << 16) + static_cast<std::uint32_t>(offset >> 4);
+  return std::uint64_t{kUpper} << 32 | lower;
+}
+
+__device__ __forceinline__ bool elected() {
+  std::uint32_t is;
+  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xFFFFFFFF;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(is));
+  return is != 0;
+}
+
+__device__ __forceinline__ float4 load_shared(std::uint32_t address) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address));
+  return x;
+}
+__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
+  return x;
+}
+__device__ __forceinline__ void store_shared(std::uint32_t address, const float4& x) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z),
+               "f"(x.w)
+               : "memory");
+}
+
 __device__ __forceinline__ void store_word(std::uint32_t address, std::int32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
 }
@@ -223,15 +262,34 @@ __device__ void produce_queries(const RowsArgs& args, const CUtensorMap* map, Ro
     if (task.item.state < 0) tell_sink<S>(args, info, task);
     __syncwarp();
     barrier_wait(shared.queries_empty(), n % 2 ^ 1U);
-    if (lane == 0) expect(shared.queries_full(), task.item.queries * group * 128);
+    if (lane == 0) expect(shared.queries_full(), S::kPanels * task.item.queries * group * 128);
     __syncwarp();
     for (int query = lane; query < task.item.queries; query += 32) {
       const std::int32_t token = load_word(info.token(query * group));
-      copy_query(shared.queries() + query * group * 128, map, {0, task.kv_head * group, token},
-                 shared.queries_full());
+#pragma unroll
+      for (int panel = 0; panel < S::kPanels; ++panel) {
+        copy_query(shared.queries() + panel * S::kRows * 128 + query * group * 128, map,
+                   {128 * panel, task.kv_head * group, token}, shared.queries_full());
+      }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(shared.queries_full());
+    barrier_arrive(shared.queries_full());
+  }
+}
+
+/// The keys or the values of a tile. Keys lie in panels of 128 bytes, as they are swizzled.
+template <typename S>
+__device__ __forceinline__ void copy_unit(std::uint32_t to, const RowsMaps& maps, bool keys, int kv_head,
+                                          const std::int32_t (&pages)[2], std::uint32_t full) {
+  if (S::kWide && keys) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      copy_page(to + i * S::kUnitBytes / 4, &maps.keys, {i / 2 * 128, 0, kv_head, pages[i % 2]}, full);
+    }
+    return;
+  }
+#pragma unroll
+  for (int p = 0; p < 2; ++p) {
+    copy_page(to + p * S::kUnitBytes / 2, keys ? &maps.keys : &maps.values, {0, 0, kv_head, pages[p]}, full);
   }
 }
 
@@ -258,11 +316,7 @@ __device__ void produce_units(const RowsArgs& args, const RowsMaps& maps, RowsSh
         const std::uint32_t full = shared.full(turn.slot);
         barrier_wait(shared.empty(turn.slot), turn.parity ^ 1U);
         expect(full, S::kUnitBytes);
-#pragma unroll
-        for (int p = 0; p < 2; ++p) {
-          copy_page(to + p * S::kUnitBytes / 2, unit % 2 == 0 ? &maps.keys : &maps.values,
-                    {0, 0, task.kv_head, pages[p]}, full);
-        }
+        copy_unit<S>(to, maps, unit % 2 == 0, task.kv_head, pages, full);
         barrier_arrive(full);
       }
       __syncwarp();

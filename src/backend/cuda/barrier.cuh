@@ -3,6 +3,11 @@
 #include <cstdint>
 
 /// Barriers in shared memory (PTX ISA: mbarrier), by their addresses there or by pointers.
+///
+/// What threads write or read by themselves they hand over by arriving each for itself. One lane that arrives
+/// for its warp after __syncwarp would do, but compute-sanitizer's racecheck sees no order through it and
+/// reports hazards (racecheck_control.cu shows this); an arrival of all costs nothing that could be measured.
+/// Where the copy engine or wgmma is on both sides, one lane arrives.
 namespace fieldprint::backend::cuda {
 namespace {
 

@@ -9,6 +9,7 @@
 #include "backend/cuda/attention_step.h"
 #include "backend/cuda/choose.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/digest.h"
 #include "backend/cuda/digest_jobs.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/quantize.h"
@@ -125,6 +126,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) override {
     return digests_.begin(args, stream());
   }
+  std::int64_t digests_at_once() const override { return cuda::page_digests_at_once(); }
 
  private:
   cuda::Stream stream() const { return stream_.get(); }

@@ -174,11 +174,12 @@ void launch(const PageDigestBatch& batch, Stream stream) {
 
 }  // namespace
 
+/// With a warp for every scheduler the chain is what takes time; with more, the work is.
+std::int64_t page_digests_at_once() { return std::int64_t{multiprocessors()} * 4 * 8; }
+
 void page_digests(const PageDigestBatch& batch, Stream stream) {
   if (batch.count == 0) return;
-  // With a warp for every scheduler the chain is what takes time; with more, the work is.
-  constexpr std::int64_t kManyPages = 132 * 4 * 8;
-  if (batch.count > kManyPages) {
+  if (batch.count > page_digests_at_once()) {
     launch<1>(batch, stream);
   } else {
     launch<4>(batch, stream);

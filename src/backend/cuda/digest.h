@@ -18,6 +18,9 @@ struct PageDigestBatch {
   std::uint8_t* digests;
 };
 
+/// Pages of a batch that take as long as one does.
+std::int64_t page_digests_at_once();
+
 /// SHA-256 (FIPS 180-4) of each page.
 void page_digests(const PageDigestBatch& batch, Stream stream);
 

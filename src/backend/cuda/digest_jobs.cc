@@ -16,9 +16,14 @@ class DigestJobs::Job final : public PendingDigests {
     jobs_.idle_.push_back(std::move(room_));
   }
 
+  bool ready() override { return room_->done.passed(); }
   std::span<const Digest> wait() override {
     room_->done.wait();
     return {reinterpret_cast<const Digest*>(room_->digests.data()), count_};
+  }
+  std::chrono::nanoseconds took() override {
+    room_->done.wait();
+    return room_->done.since(room_->begun);
   }
 
  private:
@@ -37,12 +42,13 @@ std::unique_ptr<PendingDigests> DigestJobs::begin(const PageDigestArgs& args, St
     room = std::move(idle_.back());
     idle_.pop_back();
   }
+  pages_written_.record(main);
+  pages_written_.hold(stream_);
+  room->begun.record(stream_);
   if (count > 0) {
     room->blocks.reserve(static_cast<std::int64_t>(args.blocks.size_bytes()));
     room->digests.reserve(count * 32);
     std::memcpy(room->blocks.data(), args.blocks.data(), args.blocks.size_bytes());
-    pages_written_.record(main);
-    pages_written_.hold(stream_);
     page_digests({args.pool, args.block_stride, args.page_bytes, args.pages,
                   reinterpret_cast<const std::int32_t*>(room->blocks.data()), count, room->digests.data()},
                  stream_);

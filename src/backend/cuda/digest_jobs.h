@@ -22,7 +22,8 @@ class DigestJobs {
   struct Room {
     PinnedMemory blocks;
     PinnedMemory digests;
-    Event done;
+    Event begun{true};
+    Event done{true};
   };
   class Job;
 

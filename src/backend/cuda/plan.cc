@@ -44,7 +44,7 @@ class Planner {
   Planner(std::span<const AttentionSequence> sequences, const PlanShape& shape)
       : sequences_(sequences), shape_(shape), group_(shape.heads / shape.kv_heads) {
     few_.together = kColumnRows / group_;
-    many_.together = kRowsOfItem / group_;
+    many_.together = rows_of_item(shape_.head_dim) / group_;
   }
 
   AttentionWork plan() {
@@ -55,17 +55,14 @@ class Planner {
       for (const Row& row : cut->rows) add_context(*cut, row);
     }
     add_anchors();
-    sort(team_items_);
-    sort(few_.items);
+    sort(team_items_, tiles_of_item);
+    sort(few_.items, rank_of_few);
     few_.items.insert(few_.items.begin(), team_items_.begin(), team_items_.end());
-    sort(many_.items);
+    sort(many_.items, tiles_of_item);
     return pack();
   }
 
  private:
-  static constexpr std::int32_t kPartsOfPromptRow = 16;  ///< besides the first one
-  static constexpr std::int32_t kWholeRow = 1 << 24;     ///< chunks; more than any context has
-
   /// Queries of one sequence that are computed together, and how their context is cut: the chunks before
   /// chunks_from are one part, those before tiles_from a part each, and the rest tiles.
   struct Row {
@@ -97,15 +94,21 @@ class Planner {
   };
 
   Cut& cut_of(const AttentionSequence& sequence) {
-    const bool many = sequence.queries * group_ > kColumnRows && shape_.head_dim <= kRowItemHead;
-    return many ? many_ : few_;
+    return sequence.queries * group_ > kColumnRows ? many_ : few_;
   }
 
   /// Long ones first, so that none is left alone at the end.
-  static void sort(std::vector<PlannedItem>& items) {
-    std::stable_sort(items.begin(), items.end(), [](const PlannedItem& a, const PlannedItem& b) {
-      return a.end_tile - a.first_tile > b.end_tile - b.first_tile;
-    });
+  template <typename Rank>
+  static void sort(std::vector<PlannedItem>& items, Rank rank) {
+    std::stable_sort(items.begin(), items.end(),
+                     [&](const PlannedItem& a, const PlannedItem& b) { return rank(a) > rank(b); });
+  }
+  static std::int32_t tiles_of_item(const PlannedItem& item) { return item.end_tile - item.first_tile; }
+  /// Anchors come before chunks: shared pages are found in the cache, which costs nothing while the other
+  /// warps keep the memory busy.
+  static std::int32_t rank_of_few(const PlannedItem& item) {
+    const std::int32_t rank = 2 * tiles_of_item(item);
+    return item.context == 0 ? std::max(rank, 2 * kChunkTiles + 1) : rank;
   }
 
   void add_sequence(std::size_t index) {
@@ -159,8 +162,7 @@ class Planner {
       // A piece of two chunks saves a state, one of a single chunk nothing.
       const std::int64_t tiles = row.team ? team : longest < 2 * kChunkTiles ? 0 : longest;
       const std::int32_t from = row.range.first_chunk() + static_cast<std::int32_t>(tiles) / kChunkTiles;
-      row.chunks_from =
-          std::min(std::max(from, row.range.end_chunk() - most_parts(row)), row.range.end_chunk());
+      row.chunks_from = std::min(from, row.range.end_chunk());
     }
     cut_last_rows((last_round(whole_rows * kv_heads) + kv_heads - 1) / kv_heads);
 
@@ -210,11 +212,6 @@ class Planner {
     }
   }
 
-  /// Long prompts of heads for which there are no row items have so many rows that their states would fill
-  /// the memory.
-  std::int32_t most_parts(const Row& row) const {
-    return sequences_[row.sequence].queries * group_ <= kColumnRows ? kWholeRow : kPartsOfPromptRow;
-  }
   std::int64_t warps() const {
     return static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
   }

@@ -56,14 +56,12 @@ struct PlannedItem {
 
 /// Query rows (queries × heads of a group) of an item, and of a row item, at most.
 inline constexpr std::int32_t kColumnRows = 16;
-inline constexpr std::int32_t kRowsOfItem = 192;
-/// Larger heads have items only: the outputs of a row item would not fit in registers beside its scores.
-inline constexpr std::int32_t kRowItemHead = 128;
+constexpr std::int32_t rows_of_item(std::int32_t head_dim) { return head_dim <= 128 ? 192 : 128; }
 
 /// The head of the uploaded buffer; the queries follow it. Offsets are in bytes from its start.
 struct PlanHeader {
   std::int32_t items;      ///< of a few rows each, for decode steps
-  std::int32_t row_items;  ///< of up to kRowsOfItem rows, for prefill
+  std::int32_t row_items;  ///< of up to rows_of_item() rows, for prefill
   std::int32_t queries;
   std::int32_t row_items_at;
   std::int32_t blocks_at;

@@ -107,8 +107,7 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
     }
   };
   visit(items_of(work), kColumnRows);
-  visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), kRowsOfItem);
-  EXPECT_TRUE(header.row_items == 0 || shape.head_dim <= kRowItemHead);
+  visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), rows_of_item(shape.head_dim));
   return visits;
 }
 

@@ -58,12 +58,25 @@ void PinnedMemory::reserve(std::int64_t bytes) {
   bytes_ = bytes;
 }
 
-Event::Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate"); }
+Event::Event(bool timed) {
+  check(cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
+        "cudaEventCreate");
+}
 Event::~Event() { check(cudaEventDestroy(event_), "cudaEventDestroy"); }
 void Event::record(Stream stream) { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+bool Event::passed() const {
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status != cudaErrorNotReady) check(status, "cudaEventQuery");
+  return status == cudaSuccess;
+}
 void Event::wait() const { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
 void Event::hold(Stream stream) const {
   check(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
+}
+std::chrono::nanoseconds Event::since(const Event& start) const {
+  float ms = 0.0F;
+  check(cudaEventElapsedTime(&ms, start.event_, event_), "cudaEventElapsedTime");
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<float, std::milli>(ms));
 }
 
 void Transfer::next_segment() {

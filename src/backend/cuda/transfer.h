@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -60,14 +61,18 @@ class PinnedMemory {
 /// A point in a stream that the host or another stream can wait for.
 class Event {
  public:
-  Event();
+  /// With `timed` such points can be told apart in time; that costs a little.
+  explicit Event(bool timed = false);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
   void record(Stream stream);
+  bool passed() const;             ///< wait() would return at once
   void wait() const;               ///< the host waits; returns at once if nothing was recorded
   void hold(Stream stream) const;  ///< what is enqueued on `stream` from now on waits
+  /// The device's time from `start` to this; both are timed and passed.
+  std::chrono::nanoseconds since(const Event& start) const;
 
  private:
   CUevent_st* event_ = nullptr;
