@@ -205,7 +205,7 @@ void record_case(Backend& backend, Recorder& out, const Case& c) {
       backend, rows * 2 * static_cast<std::size_t>(backend::attention_state_floats(c.head_dim)));
   const Device<float> result(backend, rows * dim);
   const Device<float> mass(backend, rows);
-  backend.plan_attention(history.sequences(), c.kv_heads);
+  backend.plan_attention(history.sequences(), c.heads, c.kv_heads);
   backend.attention({.heads = c.heads,
                      .kv_heads = c.kv_heads,
                      .head_dim = c.head_dim,

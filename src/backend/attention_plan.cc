@@ -7,12 +7,16 @@
 namespace fieldprint::backend {
 namespace {
 
-// Enough queries to pay for unpacking a page, few enough that threads share a prefill.
-constexpr std::int32_t kQueriesPerItem = 32;
+// The rows that the kernels take through a page at once, so that no item leaves a few over; and few enough
+// queries that threads share a prefill.
+constexpr std::int32_t kRowsPerItem = 64;
+constexpr std::int32_t kMostQueries = 32;
 
 }  // namespace
 
-AttentionPlan plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads) {
+AttentionPlan plan_attention(std::span<const AttentionSequence> sequences, std::int32_t heads,
+                             std::int32_t kv_heads) {
+  const std::int32_t per_item = std::clamp(kRowsPerItem / (heads / kv_heads), 1, kMostQueries);
   AttentionPlan plan;
   const std::int32_t count = static_cast<std::int32_t>(sequences.size());
   for (std::int32_t first = 0; first < count;) {
@@ -21,9 +25,8 @@ AttentionPlan plan_attention(std::span<const AttentionSequence> sequences, std::
     std::int32_t queries = 0;
     for (std::int32_t s = first; s < last; ++s) queries += sequences[static_cast<std::size_t>(s)].queries;
     for (std::int32_t head = 0; head < kv_heads; ++head) {
-      for (std::int32_t begin = 0; begin < queries; begin += kQueriesPerItem) {
-        plan.preface.push_back(
-            {first, last - first, head, begin, std::min(begin + kQueriesPerItem, queries)});
+      for (std::int32_t begin = 0; begin < queries; begin += per_item) {
+        plan.preface.push_back({first, last - first, head, begin, std::min(begin + per_item, queries)});
       }
     }
     first = last;
@@ -31,8 +34,8 @@ AttentionPlan plan_attention(std::span<const AttentionSequence> sequences, std::
   for (std::int32_t s = 0; s < count; ++s) {
     const std::int32_t queries = sequences[static_cast<std::size_t>(s)].queries;
     for (std::int32_t head = 0; head < kv_heads; ++head) {
-      for (std::int32_t begin = 0; begin < queries; begin += kQueriesPerItem) {
-        plan.context.push_back({s, head, begin, std::min(begin + kQueriesPerItem, queries)});
+      for (std::int32_t begin = 0; begin < queries; begin += per_item) {
+        plan.context.push_back({s, head, begin, std::min(begin + per_item, queries)});
       }
     }
   }

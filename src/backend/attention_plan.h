@@ -15,6 +15,7 @@ struct AttentionPlan {
 
 /// Groups neighbouring sequences whose sink and anchor blocks are the same, so that each shared page is read
 /// once; cuts long prefills by queries, so that a few KV heads still keep every thread busy.
-AttentionPlan plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads);
+AttentionPlan plan_attention(std::span<const AttentionSequence> sequences, std::int32_t heads,
+                             std::int32_t kv_heads);
 
 }  // namespace fieldprint::backend

@@ -87,8 +87,9 @@ TEST(AttentionPlan, ComputesEveryQueryOfEveryHeadExactlyOnce) {
       batch.add(static_cast<std::int32_t>(1 + random() % (random() % 4 == 0 ? 400 : 3)), anchors, blocks);
     }
     const auto kv_heads = static_cast<std::int32_t>(1 + random() % 4);
+    const auto heads_each = static_cast<std::int32_t>(1 + random() % 80);
     const std::vector<AttentionSequence> sequences = batch.sequences();
-    const AttentionPlan plan = plan_attention(sequences, kv_heads);
+    const AttentionPlan plan = plan_attention(sequences, kv_heads * heads_each, kv_heads);
     EXPECT_EQ(preface_counts(plan, sequences), once_each(sequences, kv_heads));
     EXPECT_EQ(context_counts(plan, sequences), once_each(sequences, kv_heads));
   }
@@ -100,7 +101,7 @@ TEST(AttentionPlan, NeighboursWithTheSamePrefaceAreOneGroup) {
   batch.add(2, 100, {5, 6, 7, 30});
   batch.add(1, 100, {5, 6, 7, 40});
   const std::vector<AttentionSequence> sequences = batch.sequences();
-  const AttentionPlan plan = plan_attention(sequences, 2);
+  const AttentionPlan plan = plan_attention(sequences, 6, 2);
   ASSERT_EQ(plan.preface.size(), 2U);
   for (std::int32_t head = 0; head < 2; ++head) {
     const PrefaceItem& item = plan.preface[static_cast<std::size_t>(head)];
@@ -120,7 +121,7 @@ TEST(AttentionPlan, AnyOtherPrefaceBlockOrLengthSeparates) {
     batch.add(1, 100, {5, 6, 7});
     batch.add(1, anchors, blocks);
     const std::vector<AttentionSequence> sequences = batch.sequences();
-    EXPECT_EQ(plan_attention(sequences, 1).preface.size(), 2U) << anchors;
+    EXPECT_EQ(plan_attention(sequences, 4, 1).preface.size(), 2U) << anchors;
   }
 }
 
@@ -133,8 +134,8 @@ TEST(AttentionPlan, ATableMayEndWithTheLastTokenWithinTheAnchors) {
     sequences.push_back({static_cast<std::int32_t>(i), 1, last[i], 100, tables[i].data(), 0.0F,
                          std::numeric_limits<float>::infinity()});
   }
-  EXPECT_EQ(plan_attention(sequences, 1).preface.size(), 1U);
-  EXPECT_EQ(preface_counts(plan_attention(sequences, 1), sequences), once_each(sequences, 1));
+  EXPECT_EQ(plan_attention(sequences, 4, 1).preface.size(), 1U);
+  EXPECT_EQ(preface_counts(plan_attention(sequences, 4, 1), sequences), once_each(sequences, 1));
 }
 
 TEST(AttentionPlan, WhatOneSequenceSeesAlikeOthersMaySeeDifferently) {
@@ -144,7 +145,7 @@ TEST(AttentionPlan, WhatOneSequenceSeesAlikeOthersMaySeeDifferently) {
     sequences.push_back({static_cast<std::int32_t>(i), 1, i == 0 ? 40 : 90, 100, tables[i].data(), 0.0F,
                          std::numeric_limits<float>::infinity()});
   }
-  const AttentionPlan plan = plan_attention(sequences, 1);
+  const AttentionPlan plan = plan_attention(sequences, 4, 1);
   ASSERT_EQ(plan.preface.size(), 2U);
   EXPECT_EQ(plan.preface[0].sequences, 2);
   EXPECT_EQ(plan.preface[1].first_sequence, 2);
@@ -154,7 +155,7 @@ TEST(AttentionPlan, LongPrefillsAreCut) {
   Batch batch;
   batch.add(1000, 0, {1});
   const std::vector<AttentionSequence> sequences = batch.sequences();
-  const AttentionPlan plan = plan_attention(sequences, 1);
+  const AttentionPlan plan = plan_attention(sequences, 4, 1);
   EXPECT_GE(plan.context.size(), 8U);
   EXPECT_GE(plan.preface.size(), 8U);
   // Last queries first: they see the most.
@@ -162,7 +163,7 @@ TEST(AttentionPlan, LongPrefillsAreCut) {
 }
 
 TEST(AttentionPlan, NoSequencesMakeNoWork) {
-  const AttentionPlan plan = plan_attention({}, 4);
+  const AttentionPlan plan = plan_attention({}, 4, 4);
   EXPECT_TRUE(plan.preface.empty());
   EXPECT_TRUE(plan.context.empty());
 }

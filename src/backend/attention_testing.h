@@ -92,7 +92,7 @@ class PagedAttention {
     states_.resize(rows * 2 * static_cast<std::size_t>(attention_state_floats(shape.head_dim)));
     out_.resize(rows * static_cast<std::size_t>(shape.head_dim));
     anchor_mass_.resize(rows);
-    plan_ = plan_attention(sequences_, shape.kv_heads);
+    plan_ = plan_attention(sequences_, shape.heads, shape.kv_heads);
   }
   PagedAttention(const PagedAttention&) = delete;
   PagedAttention& operator=(const PagedAttention&) = delete;

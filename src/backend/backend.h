@@ -98,7 +98,8 @@ class Backend {
   virtual void rope_append(const RopeAppendArgs& args, std::int32_t tokens) = 0;
   /// Says what the attention() calls that follow work on, until the next call. The backend cuts the work into
   /// items here, once for all layers; the block tables must stay as they are.
-  virtual void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads) = 0;
+  virtual void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t heads,
+                              std::int32_t kv_heads) = 0;
   /// `args` without sequences and items, which the plan has.
   virtual void attention(const AttentionArgs& args) = 0;
   virtual void probabilities(const ProbabilitiesArgs& args, std::int32_t rows) = 0;

@@ -19,6 +19,9 @@ namespace {
 /// kernels' register blocks of 4, 8, 12 and 16 tokens divide it.
 constexpr std::int64_t kSliceTokens = 48;
 
+/// Bytes that a thread clears at a time: memory that was never touched is given by the page.
+constexpr std::int64_t kClearedAtOnce = 64 << 10;
+
 /// Tokens of each part when `tokens` are cut into `parts` or fewer.
 std::int64_t slice_tokens(std::int64_t tokens, std::int64_t parts) {
   return (tokens + parts * kSliceTokens - 1) / (parts * kSliceTokens) * kSliceTokens;
@@ -84,7 +87,10 @@ class CpuBackend final : public Backend {
     if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
   void clear(void* device, std::int64_t bytes) override {
-    if (bytes > 0) std::memset(device, 0, static_cast<std::size_t>(bytes));
+    auto* to = static_cast<std::uint8_t*>(device);
+    pool_.parallel_for(bytes, kClearedAtOnce, [&](std::int64_t begin, std::int64_t end) {
+      std::memset(to + begin, 0, static_cast<std::size_t>(end - begin));
+    });
   }
   void clear_rows(void* device, std::int64_t row_bytes, std::int64_t stride, std::int64_t rows) override {
     for (std::int64_t row = 0; row < rows; ++row) {
@@ -131,9 +137,10 @@ class CpuBackend final : public Backend {
     });
   }
 
-  void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t kv_heads) override {
+  void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t heads,
+                      std::int32_t kv_heads) override {
     sequences_.assign(sequences.begin(), sequences.end());
-    plan_ = backend::plan_attention(sequences_, kv_heads);
+    plan_ = backend::plan_attention(sequences_, heads, kv_heads);
   }
   void attention(const AttentionArgs& args) override {
     AttentionArgs planned = args;

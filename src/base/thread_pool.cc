@@ -21,11 +21,14 @@ ThreadPool::ThreadPool(int threads)
     : ThreadPool(threads, [](std::function<void()> work) { return std::thread(std::move(work)); }) {}
 
 ThreadPool::ThreadPool(int threads, const Start& start) {
-  CHECK(threads >= 1 && threads < static_cast<int>(kMembers), "a pool of {} threads", threads);
+  CHECK(threads >= 1 && threads < kMostThreads, "a pool of {} threads", threads);
+  places_ = std::make_unique<Place[]>(static_cast<std::size_t>(threads - 1));
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   // A limit on threads or memory is no reason to give up: fewer threads give the same result, later.
   try {
-    for (int i = 1; i < threads; ++i) workers_.push_back(start([this] { work(); }));
+    for (int i = 0; i + 1 < threads; ++i) {
+      workers_.push_back(start([this, &place = places_[static_cast<std::size_t>(i)]] { work(place); }));
+    }
   } catch (const std::system_error&) {
     return;
   } catch (const std::bad_alloc&) {
@@ -35,8 +38,8 @@ ThreadPool::ThreadPool(int threads, const Start& start) {
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  state_.fetch_add(2 * kNextRegion);
-  state_.notify_all();
+  region_.fetch_add(2);
+  region_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -48,37 +51,29 @@ void ThreadPool::run_ranges() {
   }
 }
 
-std::uint64_t ThreadPool::await_region(std::uint64_t seen) const {
+std::uint32_t ThreadPool::await_region(std::uint32_t seen) const {
   for (int spins = 0;; ++spins) {
-    const std::uint64_t state = state_.load(std::memory_order_acquire);
-    if (state >> kMembersBits != seen >> kMembersBits) return state;
+    const std::uint32_t region = region_.load(std::memory_order_acquire);
+    if (region != seen) return region;
     if (spins < kSpins) {
       _mm_pause();
     } else {
-      state_.wait(state, std::memory_order_acquire);
+      region_.wait(region, std::memory_order_acquire);
     }
   }
 }
 
-bool ThreadPool::join(std::uint64_t state) {
-  const std::uint64_t region = state >> kMembersBits;
-  while (region % 2 == 1 && state >> kMembersBits == region) {
-    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
-                                     std::memory_order_acquire)) {
-      return true;
-    }
-  }
-  return false;
-}
-
-void ThreadPool::work() {
-  std::uint64_t seen = 0;
+void ThreadPool::work(Place& place) {
+  std::uint32_t seen = 0;
   for (;;) {
     seen = await_region(seen);
     if (stop_.load()) return;
-    if (!join(seen)) continue;
-    run_ranges();
-    state_.fetch_sub(1, std::memory_order_release);
+    if (seen % 2 == 0) continue;
+    // Sequentially consistent, as in parallel_for: either this thread finds the region closed, or the caller
+    // finds it inside.
+    place.inside.store(true);
+    if (region_.load() == seen) run_ranges();
+    place.inside.store(false, std::memory_order_release);
   }
 }
 
@@ -92,15 +87,17 @@ void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain, const Body
   grain_ = std::max<std::int64_t>(grain, 1);
   body_ = &body;
   next_.store(0, std::memory_order_relaxed);
-  state_.fetch_add(kNextRegion, std::memory_order_release);
-  state_.notify_all();
+  region_.fetch_add(1);
+  region_.notify_all();
   run_ranges();
-  state_.fetch_add(kNextRegion, std::memory_order_acq_rel);
-  for (int spins = 0; (state_.load(std::memory_order_acquire) & kMembers) != 0; ++spins) {
-    if (spins < kSpins) {
-      _mm_pause();
-    } else {
-      std::this_thread::yield();
+  region_.fetch_add(1);
+  for (std::size_t i = 0; i < workers_.size(); ++i) {
+    for (int spins = 0; places_[i].inside.load(); ++spins) {
+      if (spins < kSpins) {
+        _mm_pause();
+      } else {
+        std::this_thread::yield();
+      }
     }
   }
 }

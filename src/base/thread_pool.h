@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -35,25 +36,30 @@ class ThreadPool {
   void parallel_for(std::int64_t count, std::int64_t grain, const Body& body);
 
  private:
-  // state_ = region number << kMembersBits | workers inside. Odd regions are open, even ones closed.
-  static constexpr int kMembersBits = 16;
-  static constexpr std::uint64_t kMembers = (std::uint64_t{1} << kMembersBits) - 1;
-  static constexpr std::uint64_t kNextRegion = std::uint64_t{1} << kMembersBits;
+  static constexpr std::size_t kLine = 64;  ///< bytes that processors hand to each other at a time
+  static constexpr int kMostThreads = 1 << 16;
 
-  void work();
-  /// Waits for another region than the one in `seen`; returns the state.
-  std::uint64_t await_region(std::uint64_t seen) const;
-  bool join(std::uint64_t state);
+  /// Where a worker says that it is in a region. A line of its own: threads that entered and left on a shared
+  /// counter would wait for each other.
+  struct alignas(kLine) Place {
+    std::atomic<bool> inside{false};
+  };
+
+  void work(Place& place);
+  /// Waits for another region than `seen`; returns its number.
+  std::uint32_t await_region(std::uint32_t seen) const;
   void run_ranges();
 
   std::vector<std::thread> workers_;
-  std::atomic<std::uint64_t> state_{0};
-  std::atomic<std::int64_t> next_{0};
+  std::unique_ptr<Place[]> places_;  ///< of each worker
   std::atomic<bool> stop_{false};
   // Written by the caller while the region is closed and empty.
   std::int64_t count_ = 0;
   std::int64_t grain_ = 1;
   const Body* body_ = nullptr;
+  /// Odd while a region is open. Those who wait read it, so nothing else may change its line.
+  alignas(kLine) std::atomic<std::uint32_t> region_{0};
+  alignas(kLine) std::atomic<std::int64_t> next_{0};
 };
 
 }  // namespace fieldprint

@@ -87,7 +87,7 @@ class AttentionLoad {
                             anchors, tables_[static_cast<std::size_t>(s)].data(), 0.0F,
                             std::numeric_limits<float>::infinity()});
     }
-    backend_.plan_attention(sequences_, options.kv_heads);
+    backend_.plan_attention(sequences_, options.heads, options.kv_heads);
   }
 
   /// Seconds of a call: the median over rounds of several calls each, so that a call's own length is what

@@ -129,7 +129,7 @@ void Model::begin(std::span<const SequenceSlice> slices, KvView kv, std::span<co
                          slice.floor_odds, slice.ceiling_odds});
     first_query += count;
   }
-  backend_.plan_attention(sequences, spec().kv_heads);
+  backend_.plan_attention(sequences, spec().heads, spec().kv_heads);
   const auto operations = [&] {
     backend_.embed({embedding_, space_.step.tokens, spec().embedding_scale, space_.residual.data()}, tokens_);
     for (std::int32_t i = 0; i < spec().layers; ++i) layer(i, kv);

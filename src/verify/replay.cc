@@ -11,8 +11,19 @@
 namespace fieldprint::verify {
 namespace {
 
-// Long enough to keep the matrix units busy, short enough that its activations stay in cache.
-constexpr std::int32_t kChunkTokens = 256;
+// Long enough that many threads share each operation evenly, short enough that activations stay in a shared
+// cache.
+constexpr std::int64_t kMostChunkTokens = 768;
+
+/// Tokens of each chunk of a history, so that none is left with a few: a multiple of what kernels take at
+/// once.
+std::int32_t chunk_tokens(std::int64_t history) {
+  constexpr std::int64_t kMultiple = 48;
+  static_assert(kMostChunkTokens % kMultiple == 0);
+  const std::int64_t chunks = std::max<std::int64_t>((history + kMostChunkTokens - 1) / kMostChunkTokens, 1);
+  const std::int64_t each = std::max<std::int64_t>((history + chunks - 1) / chunks, 1);
+  return static_cast<std::int32_t>((each + kMultiple - 1) / kMultiple * kMultiple);
+}
 
 core::BlockLayout layout_of(const commit::Body& body) {
   return {static_cast<std::int64_t>(body.anchor_tokens.size())};
@@ -43,7 +54,8 @@ kv::BlockPool pool_for(const commit::Body& body, const weights::ModelSpec& spec,
 Replay::Replay(const commit::Body& body, const weights::ModelFile& file, backend::Backend& backend)
     : body_(body),
       file_(file),
-      model_(file, backend, kChunkTokens),
+      chunk_tokens_(chunk_tokens(static_cast<std::int64_t>(history_of(body).size()))),
+      model_(file, backend, chunk_tokens_),
       geometry_(geometry_of(file.spec())),
       layout_(layout_of(body)),
       tokens_(history_of(body)),
@@ -58,8 +70,8 @@ Result<Replayed> Replay::run(const ReplayProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   Replayed out;
   const std::int64_t total = static_cast<std::int64_t>(tokens_.size());
-  for (std::int64_t begin = 0; begin < total; begin += kChunkTokens) {
-    const std::int64_t end = std::min<std::int64_t>(begin + kChunkTokens, total);
+  for (std::int64_t begin = 0; begin < total; begin += chunk_tokens_) {
+    const std::int64_t end = std::min<std::int64_t>(begin + chunk_tokens_, total);
     if (Status status = compute(begin, end, out); !status) return status.error();
     if (progress) progress(end, total);
   }

@@ -43,6 +43,7 @@ class Replay {
 
   const commit::Body& body_;
   const weights::ModelFile& file_;
+  std::int32_t chunk_tokens_;
   model::Model model_;
   kv::KvGeometry geometry_;
   core::BlockLayout layout_;

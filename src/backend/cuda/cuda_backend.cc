@@ -115,7 +115,7 @@ class CudaBackend final : public Backend {
   void rope_append(const RopeAppendArgs& args, std::int32_t tokens) override {
     cuda::rope_append(args, tokens, stream());
   }
-  void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t) override {
+  void plan_attention(std::span<const AttentionSequence> sequences, std::int32_t, std::int32_t) override {
     attention_.begin(sequences);
   }
   void attention(const AttentionArgs& args) override { attention_.run(args); }
