@@ -6,6 +6,7 @@
 
 #include "kv/block_table.h"
 #include "kv/fake_kernel.h"
+#include "kv/late_digests_testing.h"
 #include "kv/swap_testing.h"
 
 namespace fieldprint::kv {
@@ -180,7 +181,7 @@ TEST(PrefixCacheSwap, ADamagedResidentBlockTakesItsSwappedDescendantsWithIt) {
   f.push_out();
   EXPECT_EQ(f.swap().blocks, 3);
   f.pool.data(holder.blocks()[1])[0] ^= 1;
-  EXPECT_FALSE(f.cache.intact(holder.blocks()[1]));
+  EXPECT_EQ(f.cache.find_damaged(std::span(&holder.blocks()[1], 1)).size(), 1U);
   EXPECT_EQ(f.cache.discard(holder.blocks()[1]), std::vector{holder.blocks()[1]});
   EXPECT_EQ(f.swap().blocks, 0);
 }
@@ -262,26 +263,11 @@ TEST(PrefixCacheSwap, ClearingDropsWhatIsSwappedAndWithoutAreaNothingIs) {
   EXPECT_TRUE(plain.bring_back(keys).empty());
 }
 
-/// Hashes when the digests are waited for, as late as a device may.
-class LateDigests final : public backend::PendingDigests {
- public:
-  LateDigests(const BlockPool& pool, std::span<const BlockId> blocks)
-      : pool_(pool), blocks_(blocks.begin(), blocks.end()) {}
-  std::span<const Digest> wait() override {
-    if (pages_ == nullptr) pages_ = host_page_hasher(pool_)(blocks_);
-    return pages_->wait();
-  }
-
- private:
-  const BlockPool& pool_;
-  std::vector<BlockId> blocks_;
-  std::unique_ptr<backend::PendingDigests> pages_;
-};
-
 TEST(PrefixCacheSwap, ABlockLeavesWithItsFinalDigest) {
   BlockPool pool = std::move(BlockPool::create(kGeometry, 1)).value();
+  int waits = 0;
   const PageHasher late = [&](std::span<const BlockId> blocks) {
-    return std::make_unique<LateDigests>(pool, blocks);
+    return std::make_unique<testing::LateDigests>(pool, blocks, waits);
   };
   PrefixCache cache(pool, late, true, area(1, Where::kMemory));
   const BlockId block = cache.acquire().value();

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "kv/late_digests_testing.h"
+
 namespace fieldprint::kv {
 namespace {
 
@@ -211,33 +213,13 @@ TEST(PrefixCache, KeepsTheDigestOfSealedBlocksAndComputesOthers) {
   f.cache.release(sealed);
 }
 
-/// Hashes as late as a device may: when the digests are waited for.
-class LateDigests final : public backend::PendingDigests {
- public:
-  LateDigests(const BlockPool& pool, std::span<const BlockId> blocks, int& waits)
-      : pool_(pool), blocks_(blocks.begin(), blocks.end()), waits_(waits) {}
-  bool ready() override { return pages_ != nullptr; }
-  std::chrono::nanoseconds took() override { return std::chrono::nanoseconds(0); }
-  std::span<const Digest> wait() override {
-    if (pages_ == nullptr) ++waits_;
-    if (pages_ == nullptr) pages_ = host_page_hasher(pool_)(blocks_);
-    return pages_->wait();
-  }
-
- private:
-  const BlockPool& pool_;
-  std::vector<BlockId> blocks_;
-  int& waits_;
-  std::unique_ptr<backend::PendingDigests> pages_;
-};
-
 struct LateFixture {
   explicit LateFixture(std::int64_t blocks, bool enabled = true)
       : pool(std::move(BlockPool::create(kGeometry, blocks)).value()),
         cache(
             pool,
             [this](std::span<const BlockId> hashed) {
-              return std::make_unique<LateDigests>(pool, hashed, waits);
+              return std::make_unique<testing::LateDigests>(pool, hashed, waits);
             },
             enabled) {}
 
