@@ -245,7 +245,7 @@ std::optional<LedgerOutage> Committer::outage() const {
 /// Whether what is bound to the anchor may go on; as far as the ledger was read, as long as there is
 /// patience.
 Status Committer::standing(const Digest& anchor) const {
-  const Status status = anchors_.in_force(anchor, now());
+  Status status = anchors_.in_force(anchor, now());
   if (!status && status.error().kind != ErrorKind::kEnvironment) return status;
   const auto time = Clock::now();
   if (!stale_ || !stale_->out(time) || time - stale_->since < options_.patience) return {};

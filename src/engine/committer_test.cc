@@ -215,7 +215,9 @@ struct Judged : Recorded {
     (void)committer->request(id, 1);
     committer->pages_checked(id, 1, 1);
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    // News are asked for when the verdict is durable, so that the committer alone asks about the anchor before.
     while (std::chrono::steady_clock::now() < deadline) {
+      if (verdicts_of(*log).empty()) continue;
       const News news = committer->news();
       if (!news.effects.empty()) return news.effects.front().outcome;
     }

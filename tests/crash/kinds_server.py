@@ -10,9 +10,9 @@ import subprocess
 import threading
 import time
 
-from crash_common import INJECTED, TIMEOUT_S, TOOL, audit, check, environment, grown, points, run, tool
+from crash_common import INJECTED, TIMEOUT_S, TOOL, audit, check, environment, grown, run, tool
 from kinds_disk import alter_bit
-from kinds_kill import appends, commits, processes
+from kinds_kill import appends, commits, ledger_points
 from places import TABLES, PostgresPlace
 
 MOST_PASSES = 8
@@ -40,7 +40,7 @@ def killed_server(campaign):
     kinds = [("an appending process", lambda start, n: appends(campaign, start, 10 * n), (0, 3)),
              ("an engine that commits", lambda start, n: commits(campaign, start, n), (0,))]
     rows = [campaign.row(f"kill -9 of the server under {what}, at each durable step") for what, _, _ in kinds]
-    names = [name for name, _ in points() if name.split(".")[0] in ("store", "log", "commits", "verdicts")]
+    names = [name for name, _ in ledger_points() if not name.startswith("anchor")]
     for name in names:
         for row, (_, attempt, wanted) in zip(rows, kinds):
             for number in (2,) if campaign.quick else range(1, MOST_PASSES):
