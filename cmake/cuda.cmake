@@ -18,3 +18,7 @@ endif()
 # The numeric contract, as for the host: no contraction, correctly rounded division and root, no flush to zero.
 set(FIELDPRINT_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
                           --Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off)
+option(FIELDPRINT_EVERY_LANE_ARRIVES "hand shared memory over as racecheck understands it (tools/racecheck)" OFF)
+if(FIELDPRINT_EVERY_LANE_ARRIVES)
+  list(APPEND FIELDPRINT_CUDA_FLAGS -DFIELDPRINT_EVERY_LANE_ARRIVES)
+endif()

@@ -144,7 +144,7 @@ std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
   Trail& trail = sequence.trail;
   const std::span<const kv::BlockId> sealed =
       sequence.table.blocks().first(static_cast<std::size_t>(sequence.table.sealed_blocks()));
-  const std::vector<kv::BlockId> damaged = cache_.find_damaged(sealed);
+  std::vector<kv::BlockId> damaged = cache_.find_damaged(sealed);
   std::int32_t suspect = trail.next;
   for (const kv::BlockId block : damaged) {
     const std::int64_t i = std::ranges::find(sealed, block) - sealed.begin();

@@ -54,6 +54,26 @@ inline meet(m, mine) {
   m.round != mine
 }
 
+/* A warp's lanes hand over: one arrives after all have met, or each for itself. */
+#ifdef EVERY_LANE_ARRIVES
+#define ARRIVALS LANES
+#else
+#define ARRIVALS 1
+#endif
+inline arrive_as_warp(b, m) {
+#ifdef EVERY_LANE_ARRIVES
+  arrive(b)
+#else
+#ifndef BUG_PASSED_ON_ALONE
+  meet(m, met);
+#endif
+  if
+  :: l == 0 -> arrive(b)
+  :: else
+  fi
+#endif
+}
+
 #ifdef TURNS
 #ifndef WARPS
 #define WARPS 2
@@ -82,28 +102,14 @@ proctype Lane(byte w; byte l) {
     :: l == 0 -> reference = k * WARPS + w + 1
     :: else
     fi;
-#ifdef BUG_PASSED_ON_BY_ONE
-    if
-    :: l == 0 -> arrive(turn[next])
-    :: else
-    fi;
-#else
-    arrive(turn[next]);
-#endif
+    arrive_as_warp(turn[next], warp[w]);
     ENDED(turn[WARPS + w], parity);
 #ifndef BUG_PARITY_KEPT
     parity = 1 - parity;
 #endif
     assert(row[l] == k * WARPS + w);
     row[l] = k * WARPS + w + 1;
-#ifdef BUG_PASSED_ON_BY_ONE
-    if
-    :: l == 0 -> arrive(turn[WARPS + next])
-    :: else
-    fi;
-#else
-    arrive(turn[WARPS + next]);
-#endif
+    arrive_as_warp(turn[WARPS + next], warp[w]);
     k++
   :: else -> break
   od
@@ -113,14 +119,8 @@ init {
   byte i;
   byte j;
   atomic {
-#ifdef BUG_PASSED_ON_BY_ONE
-    for (i : 0 .. 2 * WARPS - 1) { prepare(turn[i], 1) }
-#else
-    for (i : 0 .. 2 * WARPS - 1) { prepare(turn[i], LANES) }
-    for (i : 2 .. LANES) { arrive(turn[0]); arrive(turn[WARPS]) }
-#endif
-    arrive(turn[0]);
-    arrive(turn[WARPS]);
+    for (i : 0 .. 2 * WARPS - 1) { prepare(turn[i], ARRIVALS) }
+    for (i : 1 .. ARRIVALS) { arrive(turn[0]); arrive(turn[WARPS]) }
     for (i : 0 .. WARPS - 1) {
       for (j : 0 .. LANES - 1) { run Lane(i, j) }
     }
@@ -292,7 +292,7 @@ proctype QueryLane(byte l) {
     assert(info[(n % 2) * LANES + other] == n + 1);
     queries[l] = 0;
     copies ! KIND_QUERIES + l, n + 1;
-    arrive(queries_full);
+    arrive_as_warp(queries_full, teller);
     n++
   :: else -> break
   od
@@ -362,7 +362,7 @@ init {
   byte i;
   atomic {
     for (i : 0 .. UNITS - 1) { prepare(filled[i], 1); prepare(emptied[i], CONSUMERS) }
-    prepare(queries_full, LANES);
+    prepare(queries_full, ARRIVALS);
     prepare(queries_empty, CONSUMERS);
     for (i : 0 .. 1) { prepare(info_empty[i], CONSUMERS) }
     run UnitProducer();

@@ -44,11 +44,11 @@ BROKEN_PROGRESS = ("CLOSED_UNVALIDATED", "STOPPED_UNVALIDATED")
 
 # How kernels hand shared memory over: the way, sizes, the words of a right reading, and rules to break.
 HANDOVERS = (
-    ("TURNS", ({}, {"WARPS": 3}, {"LANES": 3}), r"(reference|row\[l\])==\(\(k",
-     ("TURN_NOT_AWAITED", "PARITY_KEPT", "PASSED_ON_BY_ONE")),
+    ("TURNS", ({}, {"WARPS": 3}, {"LANES": 3}, {"LANES": 3, "EVERY_LANE_ARRIVES": 1}), r"(reference|row\[l\])==\(\(k",
+     ("TURN_NOT_AWAITED", "PARITY_KEPT", "PASSED_ON_ALONE")),
     ("FEEDER", ({}, {"LANES": 3}), r"half\[h\]==",
      ("TILE_NOT_AWAITED", "REFILLED_WHILE_READ", "PARITY_KEPT")),
-    ("ROWS", ({"UNITS": 2}, {"UNITS": 2, "TILES": 2, "CONSUMERS": 1}), r"pending>0|info\[|queries\[|unit\[",
+    ("ROWS", ({"UNITS": 2}, {"UNITS": 2, "TILES": 2, "CONSUMERS": 1}, {"UNITS": 2, "EVERY_LANE_ARRIVES": 1}), r"pending>0|info\[|queries\[|unit\[",
      ("UNIT_OVERWRITTEN", "INFO_OVERWRITTEN", "TOLD_APART", "QUERIES_OVERWRITTEN", "RELEASED_EARLY")))
 
 TRACE_SIZE = {"NT": 2, "NC": 3, "NC1": 3, "NE": 2, "CRASHES": 2, "BAD": 2, "LOSSES": 3, "TRACE": 1}

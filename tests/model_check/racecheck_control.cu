@@ -21,7 +21,7 @@ constexpr int kWords = 128;  ///< of a slot
 constexpr int kWarps = 3;
 
 /// Who arrives for a warp, and what is forgotten.
-enum class Way { kAllLanes, kOneLane, kFullNotAwaited, kEmptyNotAwaited, kReleasedEarly };
+enum class Way { kAllLanes, kOneLane, kReadEarly, kWrittenEarly, kReleasedEarly };
 
 template <Way kWay>
 constexpr bool kAllArrive = kWay != Way::kOneLane;
@@ -56,13 +56,15 @@ __global__ void ring(unsigned* sum) {
     const int slot = round % kSlots;
     const auto parity = static_cast<std::uint32_t>(round / kSlots % 2);
     if (warp == 0) {
-      if (kWay != Way::kEmptyNotAwaited) barrier_wait(empty + slot, parity ^ 1U);
+      if (kWay != Way::kWrittenEarly) barrier_wait(empty + slot, parity ^ 1U);
       for (int i = lane; i < kWords; i += 32) slots[slot][i] = static_cast<unsigned>(1000 * round + i);
+      if (kWay == Way::kWrittenEarly) barrier_wait(empty + slot, parity ^ 1U);
       arrive<kWay>(full + slot, lane);
     } else {
-      if (kWay != Way::kFullNotAwaited) barrier_wait(full + slot, parity);
+      if (kWay != Way::kReadEarly) barrier_wait(full + slot, parity);
       if (kWay == Way::kReleasedEarly) arrive<kWay>(empty + slot, lane);
       for (int i = lane; i < kWords; i += 32) mine += slots[slot][(i + 7) % kWords];
+      if (kWay == Way::kReadEarly) barrier_wait(full + slot, parity);
       if (kWay != Way::kReleasedEarly) arrive<kWay>(empty + slot, lane);
     }
   }
@@ -71,7 +73,7 @@ __global__ void ring(unsigned* sum) {
 constexpr unsigned kRingSum =
     (kWarps - 1) * (1000U * kWords * kRounds * (kRounds - 1) / 2 + kRounds * kWords * (kWords - 1) / 2);
 
-/// Warps add to a row in turn. With kFullNotAwaited they do not wait for their turn.
+/// Warps add to a row in turn. With kReadEarly they do not wait for their turn.
 template <Way kWay>
 __global__ void turns(unsigned* sum) {
   __shared__ unsigned row[32];
@@ -84,7 +86,7 @@ __global__ void turns(unsigned* sum) {
   __syncthreads();
   if (warp == 0) arrive<kWay>(turn, lane);
   for (int round = 0; round < kRounds; ++round) {
-    if (kWay != Way::kFullNotAwaited) barrier_wait(turn + warp, static_cast<std::uint32_t>(round % 2));
+    if (kWay != Way::kReadEarly) barrier_wait(turn + warp, static_cast<std::uint32_t>(round % 2));
     const bool first = round == 0 && warp == 0;
     row[lane] = (first ? 0U : row[lane]) + static_cast<unsigned>(warp + 1);
     if (round + 1 == kRounds && warp + 1 == kWarps) atomicAdd(sum, row[lane]);
@@ -101,12 +103,12 @@ struct Trial {
 constexpr std::array kTrials = {
     Trial{"ring-all-lanes", ring<Way::kAllLanes>, kRingSum},
     Trial{"ring-one-lane", ring<Way::kOneLane>, kRingSum},
-    Trial{"ring-full-not-awaited", ring<Way::kFullNotAwaited>, kRingSum},
-    Trial{"ring-empty-not-awaited", ring<Way::kEmptyNotAwaited>, kRingSum},
+    Trial{"ring-read-early", ring<Way::kReadEarly>, kRingSum},
+    Trial{"ring-written-early", ring<Way::kWrittenEarly>, kRingSum},
     Trial{"ring-released-early", ring<Way::kReleasedEarly>, kRingSum},
     Trial{"turns-all-lanes", turns<Way::kAllLanes>, kTurnsSum},
     Trial{"turns-one-lane", turns<Way::kOneLane>, kTurnsSum},
-    Trial{"turns-not-awaited", turns<Way::kFullNotAwaited>, kTurnsSum},
+    Trial{"turns-not-awaited", turns<Way::kReadEarly>, kTurnsSum},
 };
 
 int run(std::string_view name) {

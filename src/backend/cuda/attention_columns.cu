@@ -22,18 +22,15 @@ struct Team {
     return reinterpret_cast<std::uint64_t*>(memory) + (kPad / 8 + 1) * 64;
   }
   /// By one lane of the block.
-  __device__ void init() const {
-    for (int i = 0; i < members; ++i) barrier_init(turns() + i, 32);
-  }
-  /// After that.
   __device__ void start() const {
-    if (member == 0) barrier_arrive(turns());
+    for (int i = 0; i < members; ++i) barrier_init(turns() + i, kArrivalsOfWarp);
+    for (int i = 0; i < kArrivalsOfWarp; ++i) barrier_arrive(turns());
   }
   __device__ void wait_turn() {
     barrier_wait(turns() + member, parity);
     parity ^= 1U;
   }
-  __device__ void pass_turn() const { barrier_arrive(turns() + (member + 1) % members); }
+  __device__ void pass_turn() const { arrive_as_warp(turns() + (member + 1) % members, lane == 0); }
 };
 
 /// A warp's work on one item.
@@ -310,9 +307,8 @@ __global__ void __maxnreg__(column_registers(kPad)) columns_kernel(const __grid_
     barrier_init_fence();
   }
   Team<kPad> team{shared + warps * args.warp_bytes, warp, warps, lane};
-  if (threadIdx.x == 0) team.init();
+  if (threadIdx.x == 0) team.start();
   __syncthreads();
-  team.start();
 
   Feeder feeder(args, own, barriers, warp, warps);
   const Tile<kPad, kExact> tile{own, queries, dim, lane};

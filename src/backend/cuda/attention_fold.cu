@@ -120,7 +120,7 @@ struct Handover {
   Saved row;
   Saved anchors;
   float reference;
-  std::uint64_t turns[2][kFoldWarps];  ///< barriers of 32; a warp's turn begins with the end of a phase
+  std::uint64_t turns[2][kFoldWarps];  ///< barriers; a warp's turn begins with the end of a phase
 };
 
 /// Sink, then anchors, then context.
@@ -207,7 +207,7 @@ class Folder {
  private:
   __device__ void wait_turn(int chain) const { barrier_wait(handover_.turns[chain] + member_, parity_); }
   __device__ void pass_turn(int chain) const {
-    barrier_arrive(handover_.turns[chain] + (member_ + 1) % kTeam);
+    arrive_as_warp(handover_.turns[chain] + (member_ + 1) % kTeam, lane_ == 0);
   }
 
   __device__ float begin_reference(bool row_begins) const {
@@ -284,13 +284,11 @@ __global__ void __maxnreg__(kFoldRegisters) fold_kernel(const __grid_constant__ 
     auto& turns = handovers[warp / kTeam].turns;
     if (warp % kTeam == 0 && threadIdx.x % 32 == 0) {
       for (auto& chain : turns) {
-        for (std::uint64_t& turn : chain) barrier_init(&turn, 32);
+        for (std::uint64_t& turn : chain) barrier_init(&turn, kArrivalsOfWarp);
+        for (int i = 0; i < kArrivalsOfWarp; ++i) barrier_arrive(chain);
       }
     }
     __syncthreads();
-    if (warp % kTeam == 0) {
-      for (auto& chain : turns) barrier_arrive(chain);
-    }
   }
   const std::int32_t slices = slices_of<kOutputs>(args.attention.head_dim);
   const std::int64_t count = std::int64_t{args.plan.header->to_fold} * args.attention.heads * slices;

@@ -1,6 +1,5 @@
 #include "backend/cuda/attention_rows.h"
 #include "backend/cuda/attention_rows_stages.cuh"
-#include "backend/cuda/attention_wgmma.cuh"
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/wgmma.cuh"
 
@@ -39,7 +38,7 @@ class Consumer {
       }
     }
     store(task);
-    barrier_arrive(shared_.info_empty(count_));
+    arrive_as_warp(shared_.info_empty(count_), elected());
     ++count_;
   }
 
@@ -128,11 +127,11 @@ class Consumer {
     const float4 all = load_shared(place(kRowPlace));
     wait_unit();
     multiply_keys(scores);
-    AttentionWgmma<kTile>::template wait<0>(scores);
+    Wgmma<kTile>::template wait<0>(scores);
     release_unit();
     const std::int32_t start = t * kTile;
     if (start < __float_as_int(all.x) || start + kTile > __float_as_int(all.y)) hide_unseen(start, scores);
-    if (last) barrier_arrive(shared_.queries_empty());
+    if (last && (kEveryLaneArrives || elected())) barrier_arrive(shared_.queries_empty());
 
     std::int32_t largest[2];
     std::uint32_t weights[kWeightWords];
@@ -153,7 +152,7 @@ class Consumer {
     for (int half = 0; half < S::kHalves; ++half) {
       std::int32_t sums[S::kSums];
       multiply_values(half, weights, sums);
-      AttentionWgmma<2 * S::kSums>::template wait<0>(sums);
+      Wgmma<2 * S::kSums>::template wait<0>(sums);
       if (half + 1 == S::kHalves) release_unit();
       join_tile(output_[half], sums, joins);
     }
@@ -170,9 +169,9 @@ class Consumer {
                                                     : kPad > (shared_.unit(turn_.slot) + panel * kTile * 128,
                                                               32 * k - 128 * panel);
       if (k == 0) {
-        AttentionWgmma<kTile>::start_shared(scores, a, b);
+        Wgmma<kTile>::start_shared(scores, a, b);
       } else {
-        AttentionWgmma<kTile>::add_shared(scores, a, b);
+        Wgmma<kTile>::add_shared(scores, a, b);
       }
     }
     wgmma_commit();
@@ -186,9 +185,9 @@ class Consumer {
       const std::uint64_t b =
           descriptor<64>(shared_.unit(turn_.slot), k / 2 * 64 * kPad + half * 64 * 128 + k % 2 * 32);
       if (k == 0) {
-        AttentionWgmma<2 * S::kSums>::start_weights(sums, weights, b);
+        Wgmma<2 * S::kSums>::start_weights(sums, weights, b);
       } else {
-        AttentionWgmma<2 * S::kSums>::add_weights(sums, weights + 4 * k, b);
+        Wgmma<2 * S::kSums>::add_weights(sums, weights + 4 * k, b);
       }
     }
     wgmma_commit();
@@ -302,6 +301,7 @@ class Consumer {
   __device__ void store(const RowsTask& task) {
     const RowSoftmax softmax = load_softmax(kSoftmaxPlace);
     const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
+    const std::int32_t channels = args_.attention.head_dim;
     const bool is_result = task.item.state < 0;
     if (is_result) finish(task, softmax);
 #pragma unroll
@@ -309,16 +309,26 @@ class Consumer {
       const std::int32_t query = row_of(r) / group;
       const std::int32_t head = task.kv_head * group + row_of(r) % group;
       if (query >= task.item.queries) continue;
-      if (lane() % 4 == 0) {
-        if (is_result) {
-          const std::int64_t token = load_word(info().token(row_of(r)));
-          args_.attention.anchor_mass[token * args_.attention.heads + head] = 0.0F;
-        } else {
-          *reinterpret_cast<float2*>(args_.states.softmax(task.item.state + query, head)) =
+      float* to = nullptr;
+      if (is_result) {
+        const std::int64_t token = load_word(info().token(row_of(r)));
+        const std::int64_t row = token * args_.attention.heads + head;
+        to = args_.attention.out + row * args_.attention.head_dim;
+        if (lane() % 4 == 0) args_.attention.anchor_mass[row] = 0.0F;
+      } else {
+        const std::int64_t state = task.item.state + query;
+        to = args_.states.output(state, head);
+        if (lane() % 4 == 0) {
+          *reinterpret_cast<float2*>(args_.states.softmax(state, head)) =
               make_float2(softmax.reference[r], softmax.denominator[r]);
         }
       }
-      store_outputs(r, results_of(task, r));
+      to += 2 * (lane() % 4);
+#pragma unroll
+      for (int n = 0; n < S::kOutputs / 4; ++n) {
+        if (8 * n >= channels) continue;
+        *reinterpret_cast<float2*>(to + 8 * n) = make_float2(output(n)[2 * r], output(n)[2 * r + 1]);
+      }
     }
   }
 
@@ -382,9 +392,10 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
       barrier_init(shared.full(slot), 1);
       barrier_init(shared.empty(slot), S::kConsumers / 32);
     }
-    barrier_init(shared.queries_full(), 32);
-    barrier_init(shared.queries_empty(), S::kConsumers);
-    for (std::uint32_t task = 0; task < 2; ++task) barrier_init(shared.info_empty(task), S::kConsumers);
+    constexpr int kArrivals = S::kConsumers / 32 * kArrivalsOfWarp;
+    barrier_init(shared.queries_full(), kArrivalsOfWarp);
+    barrier_init(shared.queries_empty(), kArrivals);
+    for (std::uint32_t task = 0; task < 2; ++task) barrier_init(shared.info_empty(task), kArrivals);
     barrier_init_fence();
   }
   __syncthreads();

@@ -272,7 +272,7 @@ __device__ void produce_queries(const RowsArgs& args, const CUtensorMap* map, Ro
                    {128 * panel, task.kv_head * group, token}, shared.queries_full());
       }
     }
-    barrier_arrive(shared.queries_full());
+    arrive_as_warp(shared.queries_full(), lane == 0);
   }
 }
 

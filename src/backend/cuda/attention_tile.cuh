@@ -117,17 +117,20 @@ struct Tile {
   __device__ int g() const { return lane / 4; }
   __device__ int c() const { return lane % 4; }
 
-  /// Where a slice of K reaches past the head, it meets zeros of the queries.
+  /// Where a slice of K would reach past the head, the queries are zeros; the row's first slice stands in for
+  /// it, as what lies behind may be on its way.
   __device__ void products(Scores& scores) const {
 #pragma unroll
     for (int p = 0; p < exact::kTilePages; ++p) {
 #pragma unroll
       for (int b = 0; b < 8; ++b) scores[p][b] = {};
     }
-    const std::uint8_t* own = pages + (16 * (g() >> 1) + (g() & 1)) * dim() + 16 * c();
+    const std::uint8_t* rows = pages + (16 * (g() >> 1) + (g() & 1)) * dim();
 #pragma unroll
     for (int h = 0; h < kSlices; ++h) {
       if (!kExact && 64 * h >= dim()) continue;
+      const int at = 64 * h + 16 * c();
+      const std::uint8_t* own = rows + (kExact || at < dim() ? at : 0);
       const uint4 q = queries[2 * h * 32 + lane];
       const uint4 q8 = queries[(2 * h + 1) * 32 + lane];
 #pragma unroll
@@ -137,7 +140,7 @@ struct Tile {
           Slice k[4];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            k[i] = load_slice(own + (2 * exact::kPageTokens * p + 2 * (b + i)) * dim() + 64 * h);
+            k[i] = load_slice(own + (2 * exact::kPageTokens * p + 2 * (b + i)) * dim());
           }
 #pragma unroll
           for (int i = 0; i < 4; ++i) mma_s8(scores[p][b + i], q.x, q8.x, q.y, q8.y, k[i].w[0], k[i].w[1]);
@@ -219,8 +222,8 @@ struct Tile {
     return sum;
   }
 
-  /// Folds the tile's outputs into those of a state. Without `both` rows 8 … 15 do not matter. What lies past
-  /// the head is read and never stored.
+  /// Folds the tile's outputs into those of a state. Without `both` rows 8 … 15 do not matter. Blocks past
+  /// the head stand for the first of their four, and are never stored.
   template <bool kRaised>
   __device__ void add_values(const Weights& weights, const Fold (&folds)[2], bool both, State& state) const {
     constexpr int kTogether = 4;
@@ -234,8 +237,10 @@ struct Tile {
         const auto& w = weights.w[p];
         Slice v[kTogether];
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i)
-          v[i] = load_slice(own + exact::kPageTokens * (2 * p * dim() + 8 * (b + i)));
+        for (int i = 0; i < kTogether; ++i) {
+          const int block = kExact || 8 * (b + i) < dim() ? b + i : b;
+          v[i] = load_slice(own + exact::kPageTokens * (2 * p * dim() + 8 * block));
+        }
 #pragma unroll
         for (int s = 0; s < 4; s += 2) {
 #pragma unroll

@@ -4,10 +4,10 @@
 
 /// Barriers in shared memory (PTX ISA: mbarrier), by their addresses there or by pointers.
 ///
-/// What threads write or read by themselves they hand over by arriving each for itself. One lane that arrives
-/// for its warp after __syncwarp would do, but compute-sanitizer's racecheck sees no order through it and
-/// reports hazards (racecheck_control.cu shows this); an arrival of all costs nothing that could be measured.
-/// Where the copy engine or wgmma is on both sides, one lane arrives.
+/// A warp hands over what its lanes wrote or read by one arrival after __syncwarp. compute-sanitizer's
+/// racecheck sees no order through that and reports hazards (tests/model_check/racecheck_control.cu shows
+/// it). tools/racecheck therefore builds with FIELDPRINT_EVERY_LANE_ARRIVES: then each lane arrives for
+/// itself, at the cost of some tenths of a percent of the time.
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -53,6 +53,21 @@ __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, std::uint32
 __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
   barrier_arrive(shared_address(barrier));
 }
+
+#ifdef FIELDPRINT_EVERY_LANE_ARRIVES
+constexpr bool kEveryLaneArrives = true;
+#else
+constexpr bool kEveryLaneArrives = false;
+#endif
+constexpr int kArrivalsOfWarp = kEveryLaneArrives ? 32 : 1;
+
+/// Of the lanes of a warp, of which `leader` is true in one: hands over what they wrote or read.
+template <typename Barrier>
+__device__ __forceinline__ void arrive_as_warp(Barrier barrier, bool leader) {
+  if (!kEveryLaneArrives) __syncwarp();
+  if (kEveryLaneArrives || leader) barrier_arrive(barrier);
+}
+
 __device__ __forceinline__ void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes) {
   barrier_expect(shared_address(barrier), bytes);
 }

@@ -104,11 +104,10 @@ class Planner {
                      [&](const PlannedItem& a, const PlannedItem& b) { return rank(a) > rank(b); });
   }
   static std::int32_t tiles_of_item(const PlannedItem& item) { return item.end_tile - item.first_tile; }
-  /// Anchors come before chunks: shared pages are found in the cache, which costs nothing while the other
-  /// warps keep the memory busy.
+  /// Of equal ones anchors first: their tiles have more rows, and last of all they would be waited for.
   static std::int32_t rank_of_few(const PlannedItem& item) {
     const std::int32_t rank = 2 * tiles_of_item(item);
-    return item.context == 0 ? std::max(rank, 2 * kChunkTiles + 1) : rank;
+    return item.context == 0 ? rank + 1 : rank;
   }
 
   void add_sequence(std::size_t index) {

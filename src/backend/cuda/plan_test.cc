@@ -333,6 +333,20 @@ TEST(CudaPlan, QueriesThatShareAnchorsShareItems) {
   EXPECT_EQ(count_items(plan_attention_work(sequences, {8, 2, 128, 0, 132})).anchors, 16);
 }
 
+TEST(CudaPlan, AnchorsAreNotWaitedForLastOfAll) {
+  std::vector<std::vector<std::int32_t>> tables;
+  const AttentionWork work =
+      plan_attention_work(decode_step(64, 8192 + 128, 128, tables), {32, 8, 128, 0, 132});
+  const std::vector<PlannedItem> items = items_of(work);
+  const auto is_anchors = [](const PlannedItem& item) { return item.context == 0; };
+  const auto is_tile = [](const PlannedItem& item) {
+    return item.context != 0 && item.end_tile == item.first_tile + 1;
+  };
+  const auto first_tile = std::find_if(items.begin(), items.end(), is_tile);
+  ASSERT_NE(first_tile, items.end());
+  EXPECT_EQ(std::count_if(items.begin(), first_tile, is_anchors), 16);
+}
+
 TEST(CudaPlan, PartsAreAsLargeAsTheDeviceCanBear) {
   const PlanShape shape{32, 8, 128, 0, 132};
   const auto items = [&](std::int32_t count, std::int32_t position) {

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-/// wgmma.mma_async.m64nNk32 of int8 with A (weights) in registers and B (tokens) in shared memory,
-/// accumulating into int32. PTX ISA, "Asynchronous warpgroup level matrix instructions"; the operand lists
-/// are written by a program.
+/// wgmma.mma_async.m64nNk32 of int8, accumulating into int32 (PTX ISA, "Asynchronous warpgroup level matrix
+/// instructions"). d[4·n + i] of lane 4g + t of warp w: rows 16w + g (i < 2) and 16w + g + 8, columns 8n + 2t
+/// + i % 2. B is in shared memory, A there too or in registers.
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -27,131 +27,153 @@ __device__ __forceinline__ std::uint64_t swizzled_descriptor(std::uint32_t addre
   return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFFU) >> 4);
 }
 
-/// kColumns tokens; d[4·n + i] of lane 4g + t of warp w: rows 16w + g (i < 2) and 16w + g + 8, columns 8n +
-/// 2t + i % 2.
+// Inline assembly wants each register by its name: lists of the sums d[0] to d[kRegisters - 1] as operands
+// with constraint `c`, and of the names that they and what follows them have in the text.
+#define WGMMA_SUMS_4_FROM(c, i) c(d[i]), c(d[(i) + 1]), c(d[(i) + 2]), c(d[(i) + 3])
+#define WGMMA_SUMS_16_FROM(c, i)                                                         \
+  WGMMA_SUMS_4_FROM(c, i), WGMMA_SUMS_4_FROM(c, (i) + 4), WGMMA_SUMS_4_FROM(c, (i) + 8), \
+      WGMMA_SUMS_4_FROM(c, (i) + 12)
+#define WGMMA_SUMS_4(c) WGMMA_SUMS_4_FROM(c, 0)
+#define WGMMA_SUMS_8(c) WGMMA_SUMS_4_FROM(c, 0), WGMMA_SUMS_4_FROM(c, 4)
+#define WGMMA_SUMS_16(c) WGMMA_SUMS_16_FROM(c, 0)
+#define WGMMA_SUMS_32(c) WGMMA_SUMS_16_FROM(c, 0), WGMMA_SUMS_16_FROM(c, 16)
+#define WGMMA_SUMS_64(c) WGMMA_SUMS_32(c), WGMMA_SUMS_16_FROM(c, 32), WGMMA_SUMS_16_FROM(c, 48)
+#define WGMMA_SUMS_128(c)                                                                            \
+  WGMMA_SUMS_64(c), WGMMA_SUMS_16_FROM(c, 64), WGMMA_SUMS_16_FROM(c, 80), WGMMA_SUMS_16_FROM(c, 96), \
+      WGMMA_SUMS_16_FROM(c, 112)
+#define WGMMA_NAMES_4 "%0, %1, %2, %3"
+#define WGMMA_NAMES_8 \
+  WGMMA_NAMES_4       \
+  ", "                \
+  "%4, %5, %6, %7"
+#define WGMMA_NAMES_16 \
+  WGMMA_NAMES_8        \
+  ", "                 \
+  "%8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_NAMES_32 \
+  WGMMA_NAMES_16       \
+  ", "                 \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_NAMES_64                                                                    \
+  WGMMA_NAMES_32                                                                          \
+  ", "                                                                                    \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
+  "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_NAMES_128                                                                      \
+  WGMMA_NAMES_64                                                                             \
+  ", "                                                                                       \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, "    \
+  "%81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, "    \
+  "%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, " \
+  "%113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "     \
+  "%127"
+#define WGMMA_REGISTERS_AFTER_4 "{%4, %5, %6, %7}, %8"
+#define WGMMA_REGISTERS_AFTER_8 "{%8, %9, %10, %11}, %12"
+#define WGMMA_REGISTERS_AFTER_16 "{%16, %17, %18, %19}, %20"
+#define WGMMA_REGISTERS_AFTER_32 "{%32, %33, %34, %35}, %36"
+#define WGMMA_REGISTERS_AFTER_64 "{%64, %65, %66, %67}, %68"
+#define WGMMA_REGISTERS_AFTER_128 "{%128, %129, %130, %131}, %132"
+#define WGMMA_SHARED_AFTER_32 "%32, %33"
+#define WGMMA_WAIT_AFTER_32 "%32"
+#define WGMMA_SHARED_AFTER_64 "%64, %65"
+#define WGMMA_WAIT_AFTER_64 "%64"
+
+// `use`: ne overwrites the sums, eq adds to them.
+#define WGMMA(columns, registers, c, use, types, a_and_b, ...)                                              \
+  asm volatile("{\n .reg .pred p;\n setp." use ".b32 p, 0, 0;\n wgmma.mma_async.sync.aligned.m64n" #columns \
+               "k32.s32." types " {" WGMMA_NAMES_##registers "}, " a_and_b ", p;\n}"                        \
+               : WGMMA_SUMS_##registers(c)                                                                  \
+               : __VA_ARGS__)
+#define WGMMA_MULTIPLY(columns, registers)                                                                \
+  __device__ static __forceinline__ void multiply(int(&d)[registers], const uint4& a, std::uint64_t b) {  \
+    WGMMA(columns, registers, "+r", "eq", "s8.s8", WGMMA_REGISTERS_AFTER_##registers, "r"(a.x), "r"(a.y), \
+          "r"(a.z), "r"(a.w), "l"(b));                                                                    \
+  }
+#define WGMMA_ATTENTION(columns, registers)                                                                 \
+  __device__ static __forceinline__ void start_shared(int(&d)[registers], std::uint64_t a,                  \
+                                                      std::uint64_t b) {                                    \
+    WGMMA(columns, registers, "=r", "ne", "s8.s8", WGMMA_SHARED_AFTER_##registers, "l"(a), "l"(b));         \
+  }                                                                                                         \
+  __device__ static __forceinline__ void add_shared(int(&d)[registers], std::uint64_t a, std::uint64_t b) { \
+    WGMMA(columns, registers, "+r", "eq", "s8.s8", WGMMA_SHARED_AFTER_##registers, "l"(a), "l"(b));         \
+  }                                                                                                         \
+  __device__ static __forceinline__ void start_weights(int(&d)[registers], const unsigned* a,               \
+                                                       std::uint64_t b) {                                   \
+    WGMMA(columns, registers, "=r", "ne", "u8.s8", WGMMA_REGISTERS_AFTER_##registers, "r"(a[0]), "r"(a[1]), \
+          "r"(a[2]), "r"(a[3]), "l"(b));                                                                    \
+  }                                                                                                         \
+  __device__ static __forceinline__ void add_weights(int(&d)[registers], const unsigned* a,                 \
+                                                     std::uint64_t b) {                                     \
+    WGMMA(columns, registers, "+r", "eq", "u8.s8", WGMMA_REGISTERS_AFTER_##registers, "r"(a[0]), "r"(a[1]), \
+          "r"(a[2]), "r"(a[3]), "l"(b));                                                                    \
+  }                                                                                                         \
+  template <int kPending>                                                                                   \
+  __device__ static __forceinline__ void wait(int(&d)[registers]) {                                         \
+    asm volatile("wgmma.wait_group.sync.aligned " WGMMA_WAIT_AFTER_##registers ";"                          \
+                 : WGMMA_SUMS_##registers("+r")                                                             \
+                 : "n"(kPending)                                                                            \
+                 : "memory");                                                                               \
+  }
+
+/// For kColumns columns. multiply() adds the product of A in registers, int8. For attention, queries times
+/// keys, both in shared memory, and weights (u8, in registers) times values: start_… overwrites the sums,
+/// add_… adds; wait() keeps the sums where they are until they are complete.
 template <int kColumns>
 struct Wgmma;
-
 template <>
 struct Wgmma<8> {
-  __device__ static __forceinline__ void multiply(int (&d)[4], const uint4& a, std::uint64_t b) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.eq.b32 p, 0, 0;\n"
-        " wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8 {"
-        "%0, %1, %2, %3"
-        "}, {%4, %5, %6, %7}, %8, p;\n}"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));
-  }
+  WGMMA_MULTIPLY(8, 4)
 };
-
 template <>
 struct Wgmma<16> {
-  __device__ static __forceinline__ void multiply(int (&d)[8], const uint4& a, std::uint64_t b) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.eq.b32 p, 0, 0;\n"
-        " wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7"
-        "}, {%8, %9, %10, %11}, %12, p;\n}"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));
-  }
+  WGMMA_MULTIPLY(16, 8)
 };
-
 template <>
 struct Wgmma<32> {
-  __device__ static __forceinline__ void multiply(int (&d)[16], const uint4& a, std::uint64_t b) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.eq.b32 p, 0, 0;\n"
-        " wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, {%16, %17, %18, %19}, %20, p;\n}"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-          "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]), "+r"(d[15])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));
-  }
+  WGMMA_MULTIPLY(32, 16)
 };
-
 template <>
 struct Wgmma<64> {
-  __device__ static __forceinline__ void multiply(int (&d)[32], const uint4& a, std::uint64_t b) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.eq.b32 p, 0, 0;\n"
-        " wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21,"
-        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, {%32, %33, %34, %35}, %36, p;\n}"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-          "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]),
-          "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]),
-          "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]),
-          "+r"(d[29]), "+r"(d[30]), "+r"(d[31])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));
-  }
+  WGMMA_MULTIPLY(64, 32)
+  WGMMA_ATTENTION(64, 32)
 };
-
 template <>
 struct Wgmma<128> {
-  __device__ static __forceinline__ void multiply(int (&d)[64], const uint4& a, std::uint64_t b) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.eq.b32 p, 0, 0;\n"
-        " wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21,"
-        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41,"
-        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61,"
-        "%62, %63"
-        "}, {%64, %65, %66, %67}, %68, p;\n}"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-          "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]),
-          "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]),
-          "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]),
-          "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]), "+r"(d[35]),
-          "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]), "+r"(d[42]),
-          "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), "+r"(d[48]), "+r"(d[49]),
-          "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]), "+r"(d[56]),
-          "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));
-  }
+  WGMMA_MULTIPLY(128, 64)
+  WGMMA_ATTENTION(128, 64)
 };
-
 template <>
 struct Wgmma<256> {
-  __device__ static __forceinline__ void multiply(int (&d)[128], const uint4& a, std::uint64_t b) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.eq.b32 p, 0, 0;\n"
-        " wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21,"
-        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41,"
-        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61,"
-        "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81,"
-        "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, "
-        "%101,"
-        "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "
-        "%118,"
-        "%119, %120, %121, %122, %123, %124, %125, %126, %127"
-        "}, {%128, %129, %130, %131}, %132, p;\n}"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-          "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]),
-          "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]),
-          "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]),
-          "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]), "+r"(d[35]),
-          "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]), "+r"(d[42]),
-          "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), "+r"(d[48]), "+r"(d[49]),
-          "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]), "+r"(d[56]),
-          "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63]),
-          "+r"(d[64]), "+r"(d[65]), "+r"(d[66]), "+r"(d[67]), "+r"(d[68]), "+r"(d[69]), "+r"(d[70]),
-          "+r"(d[71]), "+r"(d[72]), "+r"(d[73]), "+r"(d[74]), "+r"(d[75]), "+r"(d[76]), "+r"(d[77]),
-          "+r"(d[78]), "+r"(d[79]), "+r"(d[80]), "+r"(d[81]), "+r"(d[82]), "+r"(d[83]), "+r"(d[84]),
-          "+r"(d[85]), "+r"(d[86]), "+r"(d[87]), "+r"(d[88]), "+r"(d[89]), "+r"(d[90]), "+r"(d[91]),
-          "+r"(d[92]), "+r"(d[93]), "+r"(d[94]), "+r"(d[95]), "+r"(d[96]), "+r"(d[97]), "+r"(d[98]),
-          "+r"(d[99]), "+r"(d[100]), "+r"(d[101]), "+r"(d[102]), "+r"(d[103]), "+r"(d[104]), "+r"(d[105]),
-          "+r"(d[106]), "+r"(d[107]), "+r"(d[108]), "+r"(d[109]), "+r"(d[110]), "+r"(d[111]), "+r"(d[112]),
-          "+r"(d[113]), "+r"(d[114]), "+r"(d[115]), "+r"(d[116]), "+r"(d[117]), "+r"(d[118]), "+r"(d[119]),
-          "+r"(d[120]), "+r"(d[121]), "+r"(d[122]), "+r"(d[123]), "+r"(d[124]), "+r"(d[125]), "+r"(d[126]),
-          "+r"(d[127])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));
-  }
+  WGMMA_MULTIPLY(256, 128)
 };
+
+#undef WGMMA_ATTENTION
+#undef WGMMA_MULTIPLY
+#undef WGMMA
+#undef WGMMA_WAIT_AFTER_64
+#undef WGMMA_SHARED_AFTER_64
+#undef WGMMA_WAIT_AFTER_32
+#undef WGMMA_SHARED_AFTER_32
+#undef WGMMA_REGISTERS_AFTER_128
+#undef WGMMA_REGISTERS_AFTER_64
+#undef WGMMA_REGISTERS_AFTER_32
+#undef WGMMA_REGISTERS_AFTER_16
+#undef WGMMA_REGISTERS_AFTER_8
+#undef WGMMA_REGISTERS_AFTER_4
+#undef WGMMA_NAMES_128
+#undef WGMMA_NAMES_64
+#undef WGMMA_NAMES_32
+#undef WGMMA_NAMES_16
+#undef WGMMA_NAMES_8
+#undef WGMMA_NAMES_4
+#undef WGMMA_SUMS_128
+#undef WGMMA_SUMS_64
+#undef WGMMA_SUMS_32
+#undef WGMMA_SUMS_16
+#undef WGMMA_SUMS_8
+#undef WGMMA_SUMS_4
+#undef WGMMA_SUMS_16_FROM
+#undef WGMMA_SUMS_4_FROM
 
 }  // namespace
 }  // namespace fieldprint::backend::cuda
