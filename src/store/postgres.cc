@@ -54,6 +54,17 @@ bool are_ports(std::string_view list) {
   }
 }
 
+// No column of ours is without its number, whatever the table's damaged row says.
+bool lacks_number(const PGresult* result) {
+  for (int column = 0; column < PQnfields(result); ++column) {
+    if (PQftype(result, column) != kBigint) continue;
+    for (int row = 0; row < PQntuples(result); ++row) {
+      if (PQgetisnull(result, row, column) != 0) return true;
+    }
+  }
+  return false;
+}
+
 // Before libpq sees a URL: what it says of one that it cannot read may be the password, or a part of it.
 Status check_url(const std::string& url) {
   const Error malformed = caller_error(
@@ -233,6 +244,10 @@ Result<Rows> Connection::query(const char* sql, const Arguments& arguments) {
   Rows rows(result);
   const ExecStatusType status = PQresultStatus(result);
   if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK) return error("use");
+  if (lacks_number(result)) {
+    return environment_error(fmt::format(
+        "the database {} is damaged: a number that every row has is missing; restore it from a copy", name_));
+  }
   return rows;
 }
 

@@ -74,6 +74,17 @@ TEST(Postgres, AnUnusualUrlIsNotRefused) {
   }
 }
 
+TEST(Postgres, ANumberThatADamagedRowLacksIsTheDatabasesDamage) {
+  std::string why;
+  TemporaryPostgres* server = test_postgres(why);
+  if (server == nullptr) GTEST_SKIP() << why;
+  auto connection = *Connection::open(server->url("lacking"));
+  const auto rows = connection->query("SELECT 1::bigint UNION ALL SELECT NULL::bigint");
+  ASSERT_FALSE(rows.ok());
+  EXPECT_EQ(rows.error().kind, ErrorKind::kEnvironment);
+  EXPECT_NE(rows.error().message.find("damaged"), std::string::npos);
+}
+
 TEST(Postgres, GrowthIsAnnouncedToThoseWhoListenAndToNobodyElse) {
   std::string why;
   TemporaryPostgres* server = test_postgres(why);

@@ -185,10 +185,12 @@ def altered_files(campaign):
                 file.write(data)
         campaign.server.start()
         for (place, file), path in zip(victims, files):
+            campaign.server.start()  # what is damaged may have ended a process of the server's, and so all of them
             status, said = audit(place)
             same = status == 0 and held(place) == before
             harmless += same
             row.count(same or status in (1, 2, 3), problem=f"{os.path.basename(path)} ({file}): status {status}: {said}")
+            campaign.server.start()
             place.drop()
     row["what"] += f" ({harmless} harmless)"
 
