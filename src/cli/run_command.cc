@@ -330,8 +330,10 @@ void add_run_command(CLI::App& app, Action& action) {
                    "commits of an answer that may wait for validation before it has to")
       ->check(CLI::Range(1, 1 << 20));
   command
-      ->add_option("--reexecute", options->reexecute_share,
-                   "share of the commits that are computed again on another backend")
+      ->add_option(
+          "--reexecute", options->reexecute_share,
+          "tokens that are computed again on another backend, in sampled commits, as a share of those "
+          "generated and read; 1: every commit is checked so")
       ->check(CLI::Range(0.0, 1.0));
   command
       ->add_option("--ledger-patience", options->ledger_patience,

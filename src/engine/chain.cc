@@ -1,5 +1,7 @@
 #include "engine/chain.h"
 
+#include <utility>
+
 #include "base/check.h"
 #include "commit/segment.h"
 #include "ledger/merkle.h"
@@ -11,7 +13,10 @@ Chain::Chain(commit::Origin origin, core::Request request)
 
 Result<commit::Bytes> Chain::next(const Sealed& sealed) {
   auto leaf = std::visit([this](const auto& commit) { return encode(commit); }, sealed);
-  if (leaf) leaves_.push_back(ledger::leaf_hash(*leaf));
+  if (!leaf) return leaf;
+  leaves_.push_back(ledger::leaf_hash(*leaf));
+  tokens_before_ =
+      std::exchange(tokens_, request_.prompt.size() + (body_ ? body_->output_tokens.size() : output_.size()));
   return leaf;
 }
 
@@ -51,6 +56,10 @@ History Chain::history() const {
   body.kv_blocks = blocks_;
   history.outputs = output_.size();
   return history;
+}
+
+double Chain::last_share() const {
+  return static_cast<double>(tokens_ - tokens_before_) / static_cast<double>(tokens_);
 }
 
 }  // namespace fieldprint::engine

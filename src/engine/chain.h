@@ -44,6 +44,8 @@ class Chain {
   const std::vector<Digest>& leaves() const { return leaves_; }
   /// All up to the last commit.
   History history() const;
+  /// Tokens that the last commit added, as a share of all that history() computes to check it; 0 … 1.
+  double last_share() const;
   /// The answer's, once that was the last commit.
   const std::optional<commit::Body>& body() const { return body_; }
 
@@ -58,6 +60,8 @@ class Chain {
   std::vector<core::BlockRecord> blocks_;
   commit::TokenIds output_;
   std::optional<commit::Body> body_;
+  std::size_t tokens_ = 0;         ///< prompt and output as far as they are committed
+  std::size_t tokens_before_ = 0;  ///< the same before the last commit
 };
 
 }  // namespace fieldprint::engine

@@ -71,8 +71,9 @@ class Committer final : public Commits {
  public:
   struct Options {
     std::int32_t run_ahead = 16;  ///< commits of a trajectory that may await validation, ≥ 1
-    /// Of the commits are computed again on another backend. Below 1, sampled ones that find too many waiting
-    /// (bounds::kMaxReexecutions) are not; their verdicts say so.
+    /// Tokens computed again on another backend, as a share of those committed (Validator); 1: every commit
+    /// is checked so. Below 1, sampled commits that find too many waiting (bounds::kMaxReexecutions) are not;
+    /// their verdicts say so.
     double reexecute_share = 1.0 / 512;
     std::optional<Digest> salt{};                  ///< decides which; by default nobody knows it
     std::chrono::milliseconds verdict_delay{250};  ///< the longest that a verdict waits for records

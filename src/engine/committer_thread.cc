@@ -121,7 +121,9 @@ void Committer::encode(Batch& batch) {
     const Digest& hash = record.chain->leaves().back();
     batch.heads.push_back(hash);
     std::optional<History>& history = batch.histories.emplace_back();
-    if (validator_.samples(hash) && has_room_to_reexecute(batch)) history = record.chain->history();
+    if (validator_.samples(hash, record.chain->last_share()) && has_room_to_reexecute(batch)) {
+      history = record.chain->history();
+    }
     batch.leaves.push_back(std::move(*leaf));
   }
   encode_verdicts(batch);

@@ -32,7 +32,7 @@ struct Options {
   std::uint64_t placement_seed = 0;  ///< shuffles where blocks lie; never changes a result
   bool ignore_end = false;           ///< for measurements: answers always go on to max_tokens
   bool hash_pages = true;            ///< for measurements: without, blocks have no digests
-  double scrub_share = 0.003;        ///< of the time, spent on hashing resident blocks again; 0: none
+  double scrub_share = 0.001;        ///< of the time, spent on hashing resident blocks again; 0: none
 };
 
 /// How an answer's commits were validated.

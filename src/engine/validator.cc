@@ -6,14 +6,15 @@
 
 namespace fieldprint::engine {
 
-bool Validator::samples(const Digest& leaf) const {
+bool Validator::samples(const Digest& leaf, double own) const {
+  if (share_ >= 1) return true;
   Sha256 hash;
   hash.update(salt_);
   hash.update(leaf);
   const Digest drawn = hash.finish();
   std::uint32_t number = 0;
   for (std::size_t i = 0; i < 4; ++i) number = number << 8 | drawn[i];
-  return static_cast<double>(number) < share_ * 0x1p32;
+  return static_cast<double>(number) < share_ * own * 0x1p32;
 }
 
 void Validator::durable(Commit commit, const Digest& leaf, bool sampled) {

@@ -26,11 +26,15 @@ class Validator {
   using Trajectory = commit::Protocol::Trajectory;
   using Commit = commit::Protocol::Commit;
 
-  /// A share of 0 … 1 of the commits is sampled, by hashes of their leaves and `salt`, which nobody else
-  /// knows: the same for the same salt, and not to be foreseen by whoever makes the commits.
+  /// With a share of 1 every commit is sampled. With a smaller one they are so that as many tokens are
+  /// computed again as this share of those that are committed: checking a commit computes all before it too,
+  /// so the further into its trajectory, the rarer it is sampled, and long contexts cost no more than short
+  /// ones. Which they are follows from hashes of their leaves and `salt`, which nobody else knows: the same
+  /// for the same salt, and not to be foreseen by whoever makes the commits.
   Validator(double share, const Digest& salt) : share_(share), salt_(salt) {}
 
-  bool samples(const Digest& leaf) const;
+  /// `own`: the commit's tokens as a share of those that have to be computed to check it, 0 … 1.
+  bool samples(const Digest& leaf, double own) const;
 
   /// The next commit of its trajectory is durable. One that is sampled waits until it is computed again.
   void durable(Commit commit, const Digest& leaf, bool sampled);

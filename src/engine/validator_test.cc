@@ -55,23 +55,27 @@ TEST(Validator, WhatIsCutOffGetsNoVerdictAndWhatIsBeforeItDoes) {
   EXPECT_EQ(due(validator), (std::vector<Commit>{{1, 0}}));
 }
 
-TEST(Validator, TheShareOfCommitsIsSampledAndWhichDependsOnTheSalt) {
+TEST(Validator, TheShareOfTokensIsSampledAndWhichDependsOnTheSalt) {
   const Validator validator(1.0 / 8, sha256("salt"));
   const Validator same(1.0 / 8, sha256("salt"));
   const Validator other(1.0 / 8, sha256("pepper"));
   int sampled = 0;
+  int deep = 0;
   int differ = 0;
   for (int i = 0; i < 8000; ++i) {
     const Digest hash = sha256(std::to_string(i));
-    sampled += validator.samples(hash) ? 1 : 0;
-    EXPECT_EQ(validator.samples(hash), same.samples(hash));
-    differ += validator.samples(hash) != other.samples(hash) ? 1 : 0;
+    sampled += validator.samples(hash, 1) ? 1 : 0;
+    deep += validator.samples(hash, 0.25) ? 1 : 0;
+    EXPECT_EQ(validator.samples(hash, 1), same.samples(hash, 1));
+    differ += validator.samples(hash, 1) != other.samples(hash, 1) ? 1 : 0;
   }
   EXPECT_GT(sampled, 850);
   EXPECT_LT(sampled, 1150);
+  EXPECT_GT(deep, 200);
+  EXPECT_LT(deep, 300);
   EXPECT_GT(differ, 1000);
-  EXPECT_FALSE(Validator(0, {}).samples({}));
-  EXPECT_TRUE(Validator(1, {}).samples(sha256("any")));
+  EXPECT_FALSE(Validator(0, {}).samples({}, 1));
+  EXPECT_TRUE(Validator(1, {}).samples(sha256("any"), 0));
 }
 
 }  // namespace

@@ -6,11 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <functional>
-#include <thread>
 
 #include "ledger/checkpoint.h"
 #include "store/signed_log.h"
@@ -192,7 +190,9 @@ TEST_F(StoreTest, AFolderThatMayNotBeWrittenCanBeReadAndAudited) {
 
 TEST_F(StoreTest, WhereNothingMayBeWrittenALedgerIsFollowedOnlyBesideItsWriter) {
   ASSERT_TRUE(open(path())->append(leaves_of(0, 9)).ok());
-  const auto as_other_user = [&](const std::function<bool()>& check) {
+  // `meanwhile` runs here, again and again, until the other user is done: no thread may be there when it
+  // forks.
+  const auto as_other_user = [&](const std::function<bool()>& check, const std::function<void()>& meanwhile) {
     ASSERT_EQ(::chmod(folder().c_str(), 0555), 0);
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
@@ -201,35 +201,39 @@ TEST_F(StoreTest, WhereNothingMayBeWrittenALedgerIsFollowedOnlyBesideItsWriter) 
       ::_exit(check() ? 0 : 1);
     }
     int status = 0;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    pid_t ended = 0;
+    while ((ended = ::waitpid(child, &status, WNOHANG)) == 0) {
+      meanwhile();
+      ::usleep(1000);
+    }
+    ASSERT_EQ(ended, child);
     EXPECT_EQ(status, 0);
     ASSERT_EQ(::chmod(folder().c_str(), 0755), 0);
   };
-  as_other_user([&] {
-    auto store = SqliteLedgerStore::open(path(), {.follow = true});
-    return !store && store.error().message.find("no write-ahead log") != std::string::npos;
-  });
-  std::atomic<bool> done{false};
+  as_other_user(
+      [&] {
+        auto store = SqliteLedgerStore::open(path(), {.follow = true});
+        return !store && store.error().message.find("no write-ahead log") != std::string::npos;
+      },
+      [] {});
   auto writer = open(path());
   ASSERT_TRUE(writer->append(leaves_of(9, 10)).ok());
-  std::thread appending([&] {
-    for (std::uint64_t size = 10; !done; ++size) {
-      EXPECT_TRUE(writer->append(leaves_of(size, size + 1)).ok());
-      ::usleep(1000);
-    }
-  });
-  as_other_user([&] {
-    auto store = SqliteLedgerStore::open(path(), {.follow = true});
-    if (!store || (*store)->append(leaves_of(0, 1)).ok()) return false;
-    const std::uint64_t first = (*store)->size().value();
-    for (int i = 0; i < 10'000; ++i) {
-      if ((*store)->size().value() > first + 3) return true;
-      ::usleep(1000);
-    }
-    return false;
-  });
-  done = true;
-  appending.join();
+  std::uint64_t size = 10;
+  as_other_user(
+      [&] {
+        auto store = SqliteLedgerStore::open(path(), {.follow = true});
+        if (!store || (*store)->append(leaves_of(0, 1)).ok()) return false;
+        const std::uint64_t first = (*store)->size().value();
+        for (int i = 0; i < 10'000; ++i) {
+          if ((*store)->size().value() > first + 3) return true;
+          ::usleep(1000);
+        }
+        return false;
+      },
+      [&] {
+        EXPECT_TRUE(writer->append(leaves_of(size, size + 1)).ok());
+        ++size;
+      });
 }
 
 TEST_F(StoreTest, ALedgerWithALogBesideItIsReadWithWhatIsInTheLog) {

@@ -49,7 +49,8 @@ class RunTest(CommandLineTest):
             self.assertTrue(os.path.isfile(answer["receipt"]))
             self.assertEqual(30, len(answer["anchor_mass"]["by_layer"]))
             self.assertTrue(0 < answer["anchor_mass"]["mean"] < 1)
-            self.assertEqual({"prompt_tokens", "cached_tokens", "completion_tokens"}, set(answer["usage"]))
+            self.assertEqual({"prompt_tokens", "cached_tokens", "swapped_tokens", "completion_tokens"},
+                             set(answer["usage"]))
             self.assertEqual(len(answer["token_ids"]), answer["usage"]["completion_tokens"])
             self.assertEqual({"prefill_tokens_per_s", "decode_tokens_per_s"}, set(answer["timing"]))
             for name in ("output_digest", "kv_digest"):
