@@ -72,9 +72,13 @@ void SignedLog::remember(std::string note, std::uint64_t size, const Digest& roo
 
 // That the last checkpoint states the tree, the store has checked, within the transaction if it grows.
 Status SignedLog::vouch(const Growing& growing) {
-  const std::lock_guard lock(said_mutex_);
-  if (said_.note.empty() && !growing.last) return {};
-  if (growing.last && *growing.last == said_.note) return {};
+  // Reading nodes takes locks of the store's, so that nothing is held meanwhile.
+  const Said said = [&] {
+    const std::lock_guard lock(said_mutex_);
+    return said_;
+  }();
+  if (said.note.empty() && !growing.last) return {};
+  if (growing.last && *growing.last == said.note) return {};
   std::uint64_t covered = 0;
   if (growing.last) {
     auto opened = ledger::open_checkpoint(*growing.last, {&verifier(), 1});
@@ -85,15 +89,15 @@ Status SignedLog::vouch(const Growing& growing) {
     }
     covered = opened->size;
   }
-  if (covered >= said_.size) {
-    auto root = ledger::root_at(said_.size, growing.nodes);
+  if (covered >= said.size) {
+    auto root = ledger::root_at(said.size, growing.nodes);
     if (!root) return root.error();
-    if (*root == said_.root) return {};
+    if (*root == said.root) return {};
   }
   return environment_error(fmt::format(
       "the ledger {} does not continue the {} records that this process has seen in it: it went back or "
       "was replaced; restore it from a copy",
-      store_->name(), said_.size));
+      store_->name(), said.size));
 }
 
 Result<std::string> SignedLog::sign(const Growing& growing) {
