@@ -87,7 +87,7 @@ class Office {
   }
 
   AnchorState state(const Anchor& anchor) const { return registry.find(anchor.id())->state; }
-  Status admit(const Anchor& anchor, Use use = {}) const { return registry.admit(anchor.id(), use); }
+  Status admit(const Anchor& anchor, const Use& use = {}) const { return registry.admit(anchor.id(), use); }
 };
 
 /// An office whose ledger begins with shared_policy.

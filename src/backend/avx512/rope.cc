@@ -142,9 +142,9 @@ struct StoreTokens {
 struct Appender {
   using Turn = Rotation;
   using Store = StoreTokens;
-  static constexpr auto query = append_query;
-  static constexpr auto key = append_key;
-  static constexpr auto value_levels = avx512::value_levels;
+  static constexpr auto kQuery = append_query;
+  static constexpr auto kKey = append_key;
+  static constexpr auto kValueLevels = avx512::value_levels;
 
   static void begin(const RopeAppendArgs& args, std::int64_t t, Rotation& turn) {
     rotation(args.rope, args.positions[t], args.head_dim / 2, turn);

@@ -90,7 +90,7 @@ void append_values(const RopeAppendArgs& args, const ValueRun& run, Levels level
   }
 }
 
-/// Tokens begin … end, run by run. Appender::begin makes a token's Turn; Appender::query and Appender::key
+/// Tokens begin … end, run by run. Appender::begin makes a token's Turn; Appender::kQuery and Appender::kKey
 /// append what stands in its row, head by head; the values of a run follow its keys.
 template <class Appender>
 void append_rows(const RopeAppendArgs& args, std::int64_t begin, std::int64_t end) {
@@ -102,13 +102,13 @@ void append_rows(const RopeAppendArgs& args, std::int64_t begin, std::int64_t en
     for (std::int64_t t = run; t < run + count; ++t) {
       Appender::begin(args, t, turn);
       const float* row = args.qkv + t * (args.heads + 2 * args.kv_heads) * dim;
-      for (std::int64_t h = 0; h < args.heads; ++h) Appender::query(args, t, h, row + h * dim, turn);
+      for (std::int64_t h = 0; h < args.heads; ++h) Appender::kQuery(args, t, h, row + h * dim, turn);
       for (std::int64_t h = 0; h < args.kv_heads; ++h) {
-        Appender::key(args, t, h, row + (args.heads + h) * dim, turn);
+        Appender::kKey(args, t, h, row + (args.heads + h) * dim, turn);
       }
     }
     for (std::int64_t h = 0; h < args.kv_heads; ++h) {
-      append_values<typename Appender::Store>(args, {run, count, h}, Appender::value_levels);
+      append_values<typename Appender::Store>(args, {run, count, h}, Appender::kValueLevels);
     }
   }
 }
