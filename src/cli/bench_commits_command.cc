@@ -19,35 +19,33 @@
 #include "engine/reexecutor.h"
 #include "weights/model_file.h"
 
-/// What recording and validating cost: the same requests with everything on and with everything off, taking
-/// turns.
+/// What recording and validating cost: the same requests by two engines in one process, one with everything
+/// on and one with everything off, which take turns.
 namespace fieldprint::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// Tokens that each sequence gains in a turn: a block, so that every turn holds one commit of each. Turns are
+/// short, because what disturbs a machine changes slowly.
+constexpr auto kSlice = static_cast<std::int32_t>(core::kBlockTokens);
 
 struct BenchOptions {
   std::string model;
   std::string backend;
   int threads = 0;
   std::int32_t prompt = 128;
-  std::int32_t generate = 384;
+  std::int32_t generate = 385;
   std::vector<std::int32_t> batches = {1, 8};
   std::int32_t rounds = 7;
   store::DataFolder place;
   bool json = false;
 };
 
-/// One run of a batch of requests.
-struct Pass {
-  double seconds = 0;            ///< to the last token
-  double validated_seconds = 0;  ///< until nothing was left to do, validation included
-  double cpu_seconds = 0;        ///< of the process, in that time
-  std::int64_t tokens = 0;
-  std::int64_t scrubbed = 0;
-  std::int32_t commits = 0;
-  std::int32_t reexecuted = 0;
-  commit::Body body;  ///< of one of the answers
+/// A turn of one engine.
+struct Slice {
+  double seconds = 0;
+  double cpu_seconds = 0;  ///< of the process
 };
 
 struct Bench {
@@ -82,51 +80,76 @@ core::Request make_request(const BenchOptions& options, std::int32_t sequence, s
   return request;
 }
 
-Result<Pass> measure(const Bench& bench, std::int32_t batch, bool on) {
-  const BenchOptions& options = bench.options;
-  std::unique_ptr<engine::Committer> committer;
-  if (on) {
-    auto made = engine::Committer::create(bench.log, bench.anchors, bench.file, bench.backend.name(), {});
-    if (!made) return made.error();
-    committer = std::move(*made);
+/// An engine in the middle of a batch of answers, with everything on or with everything off.
+class Side {
+ public:
+  static Result<std::unique_ptr<Side>> begin(const Bench& bench, std::int32_t batch, bool on) {
+    auto side = std::make_unique<Side>();
+    if (on) {
+      auto made = engine::Committer::create(bench.log, bench.anchors, bench.file, bench.backend.name(), {});
+      if (!made) return made.error();
+      side->committer_ = std::move(*made);
+    }
+    const BenchOptions& options = bench.options;
+    const std::int64_t each = core::BlockLayout{}.blocks_for(options.prompt + options.generate) + 1;
+    engine::Options settings{.kv_blocks = batch * each + 1, .max_batch = batch, .ignore_end = true};
+    settings.hash_pages = on;
+    auto engine = engine::Engine::create(bench.file, bench.tokenizer, bench.backend, settings, side->events(),
+                                         side->committer_.get());
+    if (!engine) return engine.error();
+    side->engine_ = std::move(*engine);
+    for (std::int32_t i = 0; i < batch; ++i) {
+      auto id = side->engine_->submit(make_request(options, i, bench.file.spec().vocab));
+      if (!id) return id.error();
+    }
+    side->batch_ = batch;
+    return side;
   }
-  const std::int64_t each = core::BlockLayout{}.blocks_for(options.prompt + options.generate) + 1;
-  engine::Options settings{.kv_blocks = batch * each + 1, .max_batch = batch, .ignore_end = true};
-  settings.hash_pages = on;
-  Pass pass;
-  Error failure{};
-  Clock::time_point last;
-  const engine::Events events{
-      .token =
-          [&](core::SequenceId) {
-            ++pass.tokens;
-            last = Clock::now();
-          },
-      .failed = [&](core::SequenceId, Error error) { failure = std::move(error); },
-      .recorded = [&](core::SequenceId, const commit::Receipt& receipt) { pass.body = receipt.body; },
-      .validated =
-          [&](core::SequenceId, const engine::Validation& validation) {
-            pass.commits += validation.commits;
-            pass.reexecuted += validation.reexecuted;
-          }};
-  auto engine =
-      engine::Engine::create(bench.file, bench.tokenizer, bench.backend, settings, events, committer.get());
-  if (!engine) return engine.error();
-  for (std::int32_t i = 0; i < batch; ++i) {
-    auto id = (*engine)->submit(make_request(options, i, bench.file.spec().vocab));
-    if (!id) return id.error();
+
+  /// Steps until every sequence has so many tokens.
+  Result<Slice> until(std::int32_t tokens) {
+    const double cpu = cpu_seconds();
+    const Clock::time_point start = Clock::now();
+    while (tokens_ < std::int64_t{tokens} * batch_ && failure_.message.empty()) (void)engine_->step();
+    const Slice slice{seconds_between(start, Clock::now()), cpu_seconds() - cpu};
+    if (!failure_.message.empty()) return failure_;
+    return slice;
   }
-  const double cpu = cpu_seconds();
-  const Clock::time_point start = Clock::now();
-  while ((*engine)->step()) continue;
-  const Clock::time_point end = Clock::now();
-  if (!failure.message.empty()) return failure;
-  pass.cpu_seconds = cpu_seconds() - cpu;
-  pass.seconds = seconds_between(start, last);
-  pass.validated_seconds = seconds_between(start, end);
-  pass.scrubbed = (*engine)->stats().scrubbed_blocks;
-  return pass;
-}
+
+  /// Steps until nothing is left to do, the last verdict included.
+  Result<double> finish() {
+    const Clock::time_point start = Clock::now();
+    while (engine_->step()) continue;
+    if (!failure_.message.empty()) return failure_;
+    return seconds_between(start, Clock::now());
+  }
+
+  std::int32_t commits() const { return commits_; }
+  std::int32_t reexecuted() const { return reexecuted_; }
+  std::int64_t scrubbed() const { return engine_->stats().scrubbed_blocks; }
+  const commit::Body& body() const { return body_; }
+
+ private:
+  engine::Events events() {
+    return {.token = [this](core::SequenceId) { ++tokens_; },
+            .failed = [this](core::SequenceId, Error error) { failure_ = std::move(error); },
+            .recorded = [this](core::SequenceId, const commit::Receipt& receipt) { body_ = receipt.body; },
+            .validated =
+                [this](core::SequenceId, const engine::Validation& validation) {
+                  commits_ += validation.commits;
+                  reexecuted_ += validation.reexecuted;
+                }};
+  }
+
+  std::unique_ptr<engine::Committer> committer_;
+  std::int32_t batch_ = 0;
+  std::int64_t tokens_ = 0;
+  std::int32_t commits_ = 0;
+  std::int32_t reexecuted_ = 0;
+  commit::Body body_;  ///< of one of the answers
+  Error failure_{};
+  std::unique_ptr<engine::Engine> engine_;
+};
 
 /// Processor time that computing a whole answer again takes.
 Result<double> reexecution_seconds(const Bench& bench, const commit::Body& body) {
@@ -138,52 +161,81 @@ Result<double> reexecution_seconds(const Bench& bench, const commit::Body& body)
   return cpu_seconds() - start;
 }
 
-Result<nlohmann::json> bench_batch(const Bench& bench, std::int32_t batch) {
-  std::vector<double> cost;
-  std::vector<double> cost_validated;
+/// What the slices of all rounds of a batch size came to.
+struct Tally {
+  std::vector<double> cost;  ///< of a pair of slices: time on over time off, less 1
   std::vector<double> cost_cpu;
   std::vector<double> rate_off;
   std::vector<double> rate_on;
+  std::vector<double> wait;  ///< seconds from a last token to the last verdict
+  double cpu_on = 0;         ///< seconds
   nlohmann::json rounds = nlohmann::json::array();
-  Pass last;
-  for (std::int32_t round = 0; round < bench.options.rounds; ++round) {
-    // Who goes first alternates, so that a machine that warms up or slows down favours neither.
-    const bool on_first = round % 2 == 1;
-    auto first = measure(bench, batch, on_first);
-    if (!first) return first.error();
-    auto second = measure(bench, batch, !on_first);
-    if (!second) return second.error();
-    const Pass& off = on_first ? *second : *first;
-    const Pass& on = on_first ? *first : *second;
-    cost.push_back(on.seconds / off.seconds - 1);
-    cost_validated.push_back(on.validated_seconds / off.validated_seconds - 1);
-    cost_cpu.push_back(on.cpu_seconds / off.cpu_seconds - 1);
-    rate_off.push_back(static_cast<double>(off.tokens) / off.seconds);
-    rate_on.push_back(static_cast<double>(on.tokens) / on.seconds);
-    rounds.push_back({{"seconds_off_on", {off.seconds, on.seconds}},
-                      {"validated_seconds_off_on", {off.validated_seconds, on.validated_seconds}},
-                      {"cpu_seconds_off_on", {off.cpu_seconds, on.cpu_seconds}},
-                      {"commits", on.commits},
-                      {"reexecuted", on.reexecuted},
-                      {"scrubbed_blocks", on.scrubbed}});
-    last = on;
+  commit::Body body;
+};
+
+/// Answers of both sides, a slice of one after a slice of the other; who goes first alternates.
+Status bench_round(const Bench& bench, std::int32_t batch, Tally& tally) {
+  std::unique_ptr<Side> sides[2];
+  for (const bool on : {false, true}) {
+    auto side = Side::begin(bench, batch, on);
+    if (!side) return side.error();
+    sides[on] = std::move(*side);
+    if (auto prompts = sides[on]->until(1); !prompts) return prompts.error();
   }
-  auto again = reexecution_seconds(bench, last.body);
+  nlohmann::json seconds = nlohmann::json::array();
+  bool on_first = tally.rounds.size() % 2 == 1;
+  for (std::int32_t to = 1 + kSlice; to <= bench.options.generate; to += kSlice) {
+    Slice slices[2];
+    for (const bool on : {on_first, !on_first}) {
+      auto slice = sides[on]->until(to);
+      if (!slice) return slice.error();
+      slices[on] = *slice;
+    }
+    const auto& [off, on] = slices;
+    tally.cost.push_back(on.seconds / off.seconds - 1);
+    tally.cost_cpu.push_back(on.cpu_seconds / off.cpu_seconds - 1);
+    tally.rate_off.push_back(batch * kSlice / off.seconds);
+    tally.rate_on.push_back(batch * kSlice / on.seconds);
+    tally.cpu_on += on.cpu_seconds;
+    seconds.push_back({off.seconds, on.seconds});
+    on_first = !on_first;
+  }
+  for (const bool on : {false, true}) {
+    auto rest = sides[on]->finish();
+    if (!rest) return rest.error();
+    if (on) tally.wait.push_back(*rest);
+  }
+  tally.rounds.push_back({{"slice_seconds_off_on", seconds},
+                          {"commits", sides[1]->commits()},
+                          {"reexecuted", sides[1]->reexecuted()},
+                          {"scrubbed_blocks", sides[1]->scrubbed()}});
+  tally.body = sides[1]->body();
+  return {};
+}
+
+Result<nlohmann::json> bench_batch(const Bench& bench, std::int32_t batch) {
+  Tally tally;
+  for (std::int32_t round = 0; round < bench.options.rounds; ++round) {
+    if (Status status = bench_round(bench, batch, tally); !status) return status.error();
+  }
+  auto again = reexecution_seconds(bench, tally.body);
   if (!again) return again.error();
-  const engine::Committer::Options defaults;
-  const double expected = defaults.reexecute_share * batch * *again / last.cpu_seconds;
+  // Of the tokens of the slices; an answer computed again has those of its prompt as well.
+  const double tokens = static_cast<double>(tally.cost.size()) * kSlice * batch;
+  const double each = *again / (bench.options.prompt + bench.options.generate);
+  const double expected = engine::Committer::Options{}.reexecute_share * tokens * each / tally.cpu_on;
   return nlohmann::json{{"batch", batch},
-                        {"tokens_per_s_off", median(rate_off)},
-                        {"tokens_per_s_on", median(rate_on)},
-                        {"cost", median(cost)},
-                        {"cost_interval_95", median_interval(cost)},
-                        {"cost_until_validated", median(cost_validated)},
-                        {"cost_until_validated_interval_95", median_interval(cost_validated)},
-                        {"cost_cpu", median(cost_cpu)},
-                        {"cost_cpu_interval_95", median_interval(cost_cpu)},
+                        {"pairs", tally.cost.size()},
+                        {"tokens_per_s_off", median(tally.rate_off)},
+                        {"tokens_per_s_on", median(tally.rate_on)},
+                        {"cost", median(tally.cost)},
+                        {"cost_interval_95", median_interval(tally.cost)},
+                        {"cost_cpu", median(tally.cost_cpu)},
+                        {"cost_cpu_interval_95", median_interval(tally.cost_cpu)},
+                        {"seconds_to_last_verdict", median(tally.wait)},
                         {"reexecution_cpu_seconds_of_an_answer", *again},
                         {"reexecution_expected_cost", expected},
-                        {"rounds", rounds}};
+                        {"rounds", tally.rounds}};
 }
 
 int bench_commits(BenchOptions options) {
@@ -203,11 +255,8 @@ int bench_commits(BenchOptions options) {
   engine::LedgerAnchors anchors(**authority);
   const Bench bench{options, **file, **tokenizer, **backend, **log, anchors};
 
-  BenchOptions brief = options;  // pages the weights in
-  brief.generate = 16;
-  if (auto warm = measure({brief, **file, **tokenizer, **backend, **log, anchors}, 1, true); !warm) {
-    return report(warm.error());
-  }
+  Tally warm_up;  // pages the weights in
+  if (Status status = bench_round(bench, 1, warm_up); !status) return report(status.error());
   nlohmann::json line = {{"benchmark", "commits"},
                          {"model", to_hex((*file)->digest())},
                          {"backend", (*backend)->name()},
@@ -217,6 +266,7 @@ int bench_commits(BenchOptions options) {
                          {"date", today()},
                          {"prompt", options.prompt},
                          {"generate", options.generate},
+                         {"slice", kSlice},
                          {"scrub_share", engine::Options{}.scrub_share},
                          {"reexecute_share", engine::Committer::Options{}.reexecute_share},
                          {"batches", nlohmann::json::array()}};
@@ -240,10 +290,12 @@ void add_bench_commits_command(CLI::App& bench, Action& action) {
   command->add_option("--threads", options->threads, "0 = every core")->check(CLI::Range(0, 1024));
   command->add_option("--prompt", options->prompt, "tokens of each prompt")->check(CLI::Range(2, 1 << 20));
   command->add_option("--generate", options->generate, "tokens of each answer")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(CLI::Range(1 + kSlice, 1 << 20));
   command->add_option("--batches", options->batches, "sequences generated together, one or more sizes")
       ->check(CLI::Range(1, 256));
-  command->add_option("--rounds", options->rounds, "pairs of runs; the median counts")
+  command
+      ->add_option("--rounds", options->rounds,
+                   "times that a batch is answered by both; the median of all turns counts")
       ->check(CLI::Range(1, 1000));
   command->add_option("--data", options->place.folder,
                       "new folder for the ledger; by default one that goes away");
