@@ -69,7 +69,7 @@ Status pass(std::size_t point) {
   if (order()->kind == Kind::kKill) ::kill(::getpid(), SIGKILL);
   fmt::print(stderr, "fieldprint: fault injected\n");
   if (order()->kind == Kind::kStop) {
-    ::kill(::getpid(), SIGSTOP);
+    ::raise(SIGSTOP);  // to this thread: sent to the process, another one may take it, and this one goes on
     return {};
   }
   return environment_error(fmt::format("injected fault at {}", kPoints[point].name));

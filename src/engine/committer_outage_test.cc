@@ -270,10 +270,12 @@ TEST_F(RealLedgerOutage, AServerThatIsKilledAndStartedAgain) {
     it.generate(id, outputs);
     server->kill();
     run_until_held(it, id);
+    ASSERT_FALSE(it.served.errors.contains(id)) << it.served.errors.at(id).message;
     ASSERT_TRUE(it.served->outage());
     ASSERT_TRUE(server->run());
   }
   it.served.finish();
+  ASSERT_FALSE(it.served.errors.contains(id)) << it.served.errors.at(id).message;
   ASSERT_TRUE(it.served.validated.contains(id));
   expect_entered_once(it, id);
 }

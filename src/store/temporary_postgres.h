@@ -10,8 +10,11 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -49,9 +52,16 @@ class TemporaryPostgres {
     PQfinish(connection);
     return url_of(database);
   }
-  /// Kills the server without a word to anybody; the processes that serve connections end when they notice.
-  void kill() { stop(SIGKILL); }
-  /// A killed server's processes hold its shared memory until they notice; a start before that fails. On a
+  /// Kills the server without a word to anybody, and those of its processes that serve connections: these
+  /// would go on for as long as they are kept busy.
+  void kill() {
+    if (server_ <= 0) return;
+    ::kill(server_, SIGSTOP);  // so that it starts no more
+    const std::vector<pid_t> serving = children_of(server_);
+    stop(SIGKILL);
+    for (const pid_t process : serving) ::kill(process, SIGKILL);
+  }
+  /// A killed server's processes hold its shared memory until they are gone; a start before that fails. On a
   /// busy disk it takes long to flush every file of a server that was killed.
   bool run() {
     for (int attempt = 0; attempt < 3000; ++attempt) {
@@ -73,6 +83,21 @@ class TemporaryPostgres {
     folder_ = pattern;
     if (::geteuid() == 0) user_ = ::getpwnam("postgres");
     if (user_ != nullptr) CHECK(::chown(folder_.c_str(), user_->pw_uid, user_->pw_gid) == 0);
+  }
+
+  static std::vector<pid_t> children_of(pid_t parent) {
+    std::vector<pid_t> children;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const pid_t process = std::atoi(entry.path().filename().c_str());
+      std::ifstream file(entry.path() / "stat");  // proc(5): pid (name) state parent …
+      std::string line;
+      if (process <= 0 || !std::getline(file, line)) continue;
+      char state = 0;
+      pid_t its_parent = 0;
+      std::istringstream rest(line.substr(line.rfind(')') + 1));
+      if (rest >> state >> its_parent && its_parent == parent) children.push_back(process);
+    }
+    return children;
   }
 
   static std::string find_programs() {

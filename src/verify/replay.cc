@@ -53,7 +53,6 @@ kv::BlockPool pool_for(const commit::Body& body, const weights::ModelSpec& spec,
 
 Replay::Replay(const commit::Body& body, const weights::ModelFile& file, backend::Backend& backend)
     : body_(body),
-      file_(file),
       chunk_tokens_(chunk_tokens(static_cast<std::int64_t>(history_of(body).size()))),
       model_(file, backend, chunk_tokens_),
       geometry_(geometry_of(file.spec())),

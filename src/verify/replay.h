@@ -42,7 +42,6 @@ class Replay {
   Status choose_outputs(std::int64_t first_position, std::int32_t rows, Replayed& out);
 
   const commit::Body& body_;
-  const weights::ModelFile& file_;
   std::int32_t chunk_tokens_;
   model::Model model_;
   kv::KvGeometry geometry_;

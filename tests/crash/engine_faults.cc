@@ -15,7 +15,7 @@ using engine::testing::endless;
 using engine::testing::Recorded;
 using engine::testing::Served;
 
-constexpr engine::Options kQuiet{.kv_blocks = 60, .scrub_share = 0};
+const engine::Options kQuiet{.kv_blocks = 60, .scrub_share = 0};
 
 void print_receipt(const commit::Receipt& receipt) {
   const auto leaf = commit::commit_digest(receipt.body);
