@@ -1,12 +1,15 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/bounds.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/ledger_options.h"
@@ -27,51 +30,60 @@ struct ServeOptions {
 };
 
 std::atomic<server::HttpServer*> signalled{nullptr};
+std::atomic<bool> ended{false};
 
-/// While it lives SIGINT and SIGTERM end the server, and not the process. By a handler, because libraries
-/// have begun threads already that would take a signal which others block.
+/// How long a server that was told to end may wait for what it waits for: answers under way, which may wait
+/// for their turn to read. A database that has stopped can hold a thread for ever.
+constexpr std::chrono::milliseconds kEndTime =
+    bounds::kMaxHttpStopTime + bounds::kMaxLedgerWait + std::chrono::seconds(1);
+
+/// While it lives SIGINT and SIGTERM end the server, and not the process; a second one, or kEndTime after the
+/// first, ends the process too: a reader leaves nothing behind. By a handler, because libraries have begun
+/// threads already that would take a signal which others block.
 class EndBySignal {
  public:
   explicit EndBySignal(server::HttpServer& server) {
     signalled = &server;
     struct sigaction action {};
-    action.sa_handler = [](int) {
+    action.sa_handler = [](int signal) {
       const int error = errno;
+      if (signal == SIGALRM || ended.exchange(true)) ::_exit(kEnvironmentFailed);
+      ::alarm(std::chrono::ceil<std::chrono::seconds>(kEndTime).count());
       signalled.load()->stop();
       errno = error;
     };
     action.sa_flags = SA_RESTART;
-    sigaction(SIGINT, &action, &interrupt_);
-    sigaction(SIGTERM, &action, &terminate_);
+    for (std::size_t i = 0; i < std::size(kSignals); ++i) sigaction(kSignals[i], &action, &before_[i]);
   }
   EndBySignal(const EndBySignal&) = delete;
   EndBySignal& operator=(const EndBySignal&) = delete;
   ~EndBySignal() {
-    sigaction(SIGINT, &interrupt_, nullptr);
-    sigaction(SIGTERM, &terminate_, nullptr);
+    ::alarm(0);
+    for (std::size_t i = 0; i < std::size(kSignals); ++i) sigaction(kSignals[i], &before_[i], nullptr);
   }
 
  private:
-  struct sigaction interrupt_ {};
-  struct sigaction terminate_ {};
+  static constexpr int kSignals[] = {SIGINT, SIGTERM, SIGALRM};
+  struct sigaction before_[std::size(kSignals)]{};
 };
 
-/// A target as it is shown: a client may have put anything into it.
-std::string shown(std::string_view target) {
+/// What a client sent as it is shown: it may have put anything there.
+std::string shown(std::string_view sent) {
+  if (sent.empty()) return "-";
   std::string text;
-  for (const char c : target) {
+  for (const char c : sent) {
     const bool plain = c > ' ' && c < '\x7f' && c != '\\';
     text += plain ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
   }
   return text;
 }
 
+/// Where stderr takes nothing, the server goes on without.
 void show_access(const server::HttpAccess& access) {
-  fmt::print(stderr, "{} {} {} {} {}\n", access.client, access.method, shown(access.target), access.status,
-             access.body_bytes);
+  const std::string line = fmt::format("{} {} {} {} {}\n", shown(access.client), shown(access.method),
+                                       shown(access.target), access.status, access.body_bytes);
+  std::fwrite(line.data(), 1, line.size(), stderr);
 }
-
-void show_trouble(std::string_view message) { fmt::print(stderr, "fieldprint: {}\n", message); }
 
 void announce(const server::ListenAddress& address, std::uint64_t size, bool json) {
   const std::string url = fmt::format("http://{}", server::to_string(address));
@@ -91,7 +103,7 @@ int serve(const ServeOptions& options) {
   }
   auto store = open_place(options.place, store::Access::kFollow);
   if (!store) return report(store.error());
-  server::LogService log(std::move(*store), show_trouble);
+  server::LogService log(std::move(*store), remark);
   auto size = log.size();
   if (!size) return report(size.error());
   auto listening = server::listen_on(*address);

@@ -50,14 +50,27 @@ ssize_t Connection::receive(std::size_t most) {
   return count;
 }
 
+Connection::Ready Connection::wait_for_rest(Clock::time_point begun,
+                                            const std::function<bool()>& wanted) const {
+  while (true) {
+    const Ready ready = wait(POLLIN, std::min(begun + bounds::kMaxHttpHeadTime, Clock::now() + kLookAround));
+    if (ready != Ready::kTimeout) return ready;
+    const Clock::duration age = Clock::now() - begun;
+    if (age >= bounds::kMaxHttpHeadTime || (age >= kBriefHeadTime && wanted())) return ready;
+  }
+}
+
 std::variant<RequestHead, NoRequest> Connection::read_head(const std::function<bool()>& wanted) {
   if (received_.empty() && !wait_for_more(wanted)) return NoRequest::kEnded;
-  const Clock::time_point deadline = Clock::now() + bounds::kMaxHttpHeadTime;
+  const Clock::time_point begun = Clock::now();
   while (true) {
-    if (auto head = take_head(received_)) return std::move(*head);
+    if (auto head = take_head(received_)) {
+      if (head->malformed) return NoRequest::kMalformed;
+      return std::move(*head);
+    }
     const std::size_t room = static_cast<std::size_t>(bounds::kMaxHttpHeadBytes) - received_.size();
     if (room == 0) return NoRequest::kTooLarge;
-    const Ready ready = wait(POLLIN, deadline);
+    const Ready ready = wait_for_rest(begun, wanted);
     if (ready == Ready::kStopping) return NoRequest::kEnded;
     if (ready == Ready::kTimeout) return NoRequest::kTooSlow;
     const ssize_t count = receive(room);

@@ -14,10 +14,14 @@ namespace fieldprint::server {
 
 /// Why there is no request.
 enum class NoRequest {
-  kEnded,     ///< the client went away or is silent, or the server ends
-  kTooLarge,  ///< its head is over bounds::kMaxHttpHeadBytes
-  kTooSlow,   ///< its head took longer than bounds::kMaxHttpHeadTime
+  kEnded,      ///< the client went away or is silent, or the server ends
+  kTooLarge,   ///< its head is over bounds::kMaxHttpHeadBytes
+  kTooSlow,    ///< its head took longer than bounds::kMaxHttpHeadTime, or than others could wait for
+  kMalformed,  ///< its head is malformed
 };
+
+/// How long a head may take, from its first byte, while other clients wait for a place.
+inline constexpr std::chrono::milliseconds kBriefHeadTime{500};
 
 /// A connection to a client within the times that bounds.h allows. It does not own the socket.
 class Connection {
@@ -25,8 +29,8 @@ class Connection {
   /// `stop_event` becomes readable when the server ends.
   Connection(int socket, int stop_event) : socket_(socket), stop_event_(stop_event) {}
 
-  /// Waits for the head of the next request. `wanted`, asked now and then while nothing has come, says
-  /// whether others need the connection's place.
+  /// Waits for the head of the next request. `wanted`, asked now and then, says whether others need the
+  /// connection's place: then silence ends it, and a head that has begun has kBriefHeadTime to come.
   std::variant<RequestHead, NoRequest> read_head(const std::function<bool()>& wanted);
 
   /// Starts the time that one answer may take to be sent.
@@ -43,6 +47,7 @@ class Connection {
   enum class Ready { kYes, kTimeout, kStopping };
   Ready wait(short events, Clock::time_point deadline) const;
   bool wait_for_more(const std::function<bool()>& wanted) const;
+  Ready wait_for_rest(Clock::time_point begun, const std::function<bool()>& wanted) const;
   ssize_t receive(std::size_t most);
 
   int socket_;

@@ -1,5 +1,6 @@
 #include "server/http_server.h"
 
+#include <fmt/format.h>
 #include <httplib.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -134,13 +135,20 @@ std::string joined(const httplib::Request& request, const char* name) {
   return values;
 }
 
+struct Refusal {
+  int status = 0;  // 0: nothing is sent
+  std::string_view reason;
+};
+
 // What httplib does not get to see is answered without it.
-std::string_view refusal(NoRequest why) {
+Refusal refusal(NoRequest why) {
   switch (why) {
-    case NoRequest::kTooLarge:
-      return "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    case NoRequest::kMalformed:
+      return {400, "Bad Request"};
     case NoRequest::kTooSlow:
-      return "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+      return {408, "Request Timeout"};
+    case NoRequest::kTooLarge:
+      return {431, "Request Header Fields Too Large"};
     case NoRequest::kEnded:
       break;
   }
@@ -150,8 +158,8 @@ std::string_view refusal(NoRequest why) {
 }  // namespace
 
 // httplib parses heads and writes answers. Connections are accepted and read here: its own reading knows no
-// limit for a whole head, none for its time and none for how many connections wait, and it answers many
-// overlapping ranges of one resource at full length.
+// limit for a whole head, none for its time and none for how many connections wait, it ends lines at LF alone
+// too, and it answers ranges that overlap, or that lie beyond the resource.
 class HttpServer::Bounded final : public httplib::Server {
  public:
   Bounded(int listening, HttpServer::Handler handler, Observer observer)
@@ -219,7 +227,7 @@ class HttpServer::Bounded final : public httplib::Server {
       auto head = connection.read_head([this] { return waiting_ > 0; });
       connection.begin_answer();
       if (const auto* why = std::get_if<NoRequest>(&head)) {
-        connection.send(refusal(*why));
+        refuse(connection, socket, refusal(*why));
         break;
       }
       goes_on = exchange(connection, socket, std::get<RequestHead>(head), left == 1);
@@ -227,14 +235,29 @@ class HttpServer::Bounded final : public httplib::Server {
     connection.finish();
   }
 
+  void refuse(Connection& connection, int socket, const Refusal& refusal) {
+    if (refusal.status == 0) return;
+    connection.send(fmt::format("HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                                refusal.status, refusal.reason));
+    if (!observer_) return;
+    HttpAccess access;
+    int port = 0;
+    name_peer(socket, ::getpeername, access.client, port);
+    access.status = refusal.status;
+    observer_(access);
+  }
+
   // Whether the connection may be used again.
   bool exchange(Connection& connection, int socket, const RequestHead& head, bool last) {
     // A body is not read, so that what follows is no request.
-    const bool close = last || head.has_body || stopping_ || waiting_ > 0;
+    const bool close = last || head.has_body || head.closes || stopping_ || waiting_ > 0;
     bool closed = false;
     bool understood = false;
     Exchange stream(connection, socket, head.text);
-    const bool sent = process_request(stream, close, closed, [&](httplib::Request&) { understood = true; });
+    const bool sent = process_request(stream, close, closed, [&](httplib::Request& request) {
+      understood = true;
+      request.ranges.clear();
+    });
     return sent && understood && !closed && !close;
   }
 
@@ -248,6 +271,8 @@ class HttpServer::Bounded final : public httplib::Server {
     const auto body = std::make_shared<const std::string>(std::move(made.body));
     response.set_content_provider(body->size(), made.content_type,
                                   [body](std::size_t offset, std::size_t length, httplib::DataSink& sink) {
+                                    CHECK(offset <= body->size() && length <= body->size() - offset,
+                                          "{} bytes from {} of {}", length, offset, body->size());
                                     return sink.write(body->data() + offset, length);
                                   });
   }

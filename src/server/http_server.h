@@ -29,8 +29,9 @@ struct HttpAnswer {
 /// An exchange, for a log of accesses.
 struct HttpAccess {
   std::string client;  ///< address
+  // What a client may have put there: escape it before it is shown. Empty where its head was refused unread.
   std::string method;
-  std::string target;  ///< what a client may put there: escape it before it is shown
+  std::string target;
   int status = 0;
   std::size_t body_bytes = 0;  ///< of the answer to GET
 };

@@ -75,6 +75,22 @@ TEST(HttpServer, RangesAreNotAnswered) {
   EXPECT_TRUE(answer.ends_with("\r\n\r\n" + std::string(1000, 'a')));
 }
 
+TEST(HttpServer, NothingIsHiddenInALineThatEndsElsewhereForOthers) {
+  std::atomic<int> requests{0};
+  Serving serving([&](const HttpRequest& request) {
+    ++requests;
+    return echo(request);
+  });
+  for (const std::string hidden : {"Range: bytes=0-60000", "Content-Length: 5", "Expect: 100-continue"}) {
+    for (const std::string end : {"\n", "\r"}) {
+      const std::string answer = serving.raw("GET / HTTP/1.1\r\nX: a" + end + hidden + "\r\n\r\n");
+      EXPECT_TRUE(answer.starts_with("HTTP/1.1 400 ")) << answer;
+      EXPECT_TRUE(answer.ends_with("\r\n\r\n")) << answer;
+    }
+  }
+  EXPECT_EQ(requests, 0);
+}
+
 TEST(HttpServer, ABodyIsNoNextRequest) {
   std::atomic<int> requests{0};
   Serving serving([&](const HttpRequest& request) {

@@ -83,8 +83,10 @@ Result<Listening> listen_on(const ListenAddress& address) {
   if (const int code =
           ::getaddrinfo(address.host.c_str(), fmt::format("{}", address.port).c_str(), &wanted, &found);
       code != 0) {
-    return caller_error(fmt::format("cannot listen on {}: the host is unknown: {}", to_string(address),
-                                    ::gai_strerror(code)));
+    const bool callers = code != EAI_AGAIN && code != EAI_MEMORY && code != EAI_SYSTEM;
+    return Error{callers ? ErrorKind::kCaller : ErrorKind::kEnvironment,
+                 fmt::format("cannot listen on {}: the host {}: {}", to_string(address),
+                             callers ? "is unknown" : "cannot be looked up", ::gai_strerror(code))};
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> holder(found, &::freeaddrinfo);
   const auto failed = [&] {

@@ -117,8 +117,8 @@ Result<std::optional<std::string>> LogService::read(const ledger::LogResource& r
 // Nothing if the checkpoint does not cover it.
 Result<std::optional<std::string>> LogService::read_in_turn(const ledger::LogResource& resource) {
   const bool tile = resource.kind == Kind::kTile;
-  // What was covered once still is.
-  if (!tile || !ledger::tile_exists(resource.tile, head_.size)) {
+  // What was covered once still is, unless the ledger is another one now.
+  if (!tile || doubtful_ || !ledger::tile_exists(resource.tile, head_.size)) {
     if (Status status = follow(); !status) return status.error();
   }
   const std::optional<std::string> nothing;
@@ -137,6 +137,12 @@ Result<std::optional<std::string>> LogService::read_in_turn(const ledger::LogRes
 }
 
 Status LogService::follow() {
+  Status status = read_head();
+  doubtful_ = !status;
+  return status;
+}
+
+Status LogService::read_head() {
   auto note = store_->checkpoint();
   if (!note) return note.error();
   Head next;

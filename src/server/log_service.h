@@ -21,7 +21,7 @@ namespace fieldprint::server {
 /// ledger::LogResource says which. There is what the last checkpoint kept covers, partial tiles of every
 /// width in it included. Others may append meanwhile; the checkpoint served follows them, and only ever
 /// continues the trees that were served before: otherwise, as where the database does not answer, the answer
-/// is 503.
+/// is 503, to tiles that were covered before too, until a checkpoint continues them again.
 class LogService {
  public:
   /// `store`: opened to be followed (store::Access::kFollow). `tell`, if set, hears once of each time when
@@ -48,6 +48,7 @@ class LogService {
   Result<std::optional<std::string>> read(const ledger::LogResource& resource);
   Result<std::optional<std::string>> read_in_turn(const ledger::LogResource& resource);
   Status follow();
+  Status read_head();
   Status check_continued(const Head& next);
   void note_outcome(const Error* error);
 
@@ -57,7 +58,9 @@ class LogService {
   std::condition_variable free_;
   bool taken_ = false;  // guarded by the mutex, as is failing_
   bool failing_ = false;
-  Head head_;  // of whoever has the turn
+  // Of whoever has the turn.
+  Head head_;
+  bool doubtful_ = false;  // whether the last look at the checkpoint failed
 };
 
 }  // namespace fieldprint::server

@@ -262,9 +262,9 @@ TEST_P(ServedLog, AHeadThatDoesNotContinueTheServedOneIsNotServed) {
   char* message = nullptr;
   ASSERT_EQ(sqlite3_exec(database, alter.c_str(), nullptr, nullptr, &message), SQLITE_OK) << message;
   sqlite3_close(database);
-  for (int i = 0; i < 2; ++i) {
-    const auto got = get("/checkpoint");
-    EXPECT_EQ(got.status, 503);
+  for (const char* path : {"/checkpoint", "/tile/0/000.p/3", "/proof/1", "/checkpoint"}) {
+    const auto got = get(path);
+    EXPECT_EQ(got.status, 503) << path;
     EXPECT_EQ(got.get_header_value("Retry-After"), "2");
     EXPECT_EQ(got.body.find(location()), std::string::npos);
   }

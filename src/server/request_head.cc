@@ -40,6 +40,23 @@ bool forbids(std::string_view parameters) {
   return false;
 }
 
+// Whether lines end where a parser that knows LF alone, or CR alone, ends them too.
+bool lines_are_plain(std::string_view head) {
+  for (std::size_t i = 0; i < head.size(); ++i) {
+    if (head[i] == '\0') return false;
+    if (head[i] == '\r' && (i + 1 == head.size() || head[i + 1] != '\n')) return false;
+    if (head[i] == '\n' && (i == 0 || head[i - 1] != '\r')) return false;
+  }
+  return true;
+}
+
+bool lists_word(std::string_view list, std::string_view word) {
+  while (!list.empty()) {
+    if (same_word(trimmed(take_until(list, ',')), word)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::optional<RequestHead> take_head(std::string& received) {
@@ -51,13 +68,22 @@ std::optional<RequestHead> take_head(std::string& received) {
   if (end == std::string::npos) return std::nullopt;
   RequestHead head;
   std::string_view rest = std::string_view(received).substr(0, end + kLineEnd.size());
+  if (!lines_are_plain(rest)) {
+    head.malformed = true;
+    received.erase(0, end + kHeadEnd.size());
+    return head;
+  }
   for (bool first = true; !rest.empty(); first = false) {
-    const std::string_view line = rest.substr(0, rest.find(kLineEnd) + kLineEnd.size());
-    rest.remove_prefix(line.size());
-    const std::string_view name = first ? std::string_view() : trimmed(line.substr(0, line.find(':')));
+    const std::string_view line = rest.substr(0, rest.find(kLineEnd));
+    rest.remove_prefix(line.size() + kLineEnd.size());
+    std::string_view value = line;
+    const std::string_view name = first ? std::string_view() : trimmed(take_until(value, ':'));
     const auto is = [&](std::string_view other) { return same_word(name, other); };
     if (is("Content-Length") || is("Transfer-Encoding")) head.has_body = true;
-    if (!is("Range") && !is("If-Range") && !is("Expect")) head.text += line;
+    if (is("Connection") && lists_word(value, "close")) head.closes = true;
+    if (is("Range") || is("If-Range") || is("Expect")) continue;
+    head.text += line;
+    head.text += kLineEnd;
   }
   head.text += kLineEnd;
   received.erase(0, end + kHeadEnd.size());

@@ -1,5 +1,6 @@
 #include "server/request_head.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 namespace fieldprint::server {
@@ -23,6 +24,28 @@ TEST(RequestHead, FieldsThatNoAnswerHeedsAreLeftOut) {
       "GET /a HTTP/1.1\r\nRange: bytes=0-1\r\nrange : bytes=0-1\r\nIF-RANGE: x\r\nExpect: "
       "100-continue\r\nRanges: 1\r\n\r\n";
   EXPECT_EQ(take_head(received)->text, "GET /a HTTP/1.1\r\nRanges: 1\r\n\r\n");
+}
+
+TEST(RequestHead, LinesThatAnotherParserWouldEndElsewhereAreMalformed) {
+  for (const std::string& field :
+       {std::string("X: a\nRange: bytes=0-"), std::string("X: a\rRange: bytes=0-"), std::string("\nX: a"),
+        std::string("X: a\n"), std::string("X: a\r"), std::string("X: a\0b", 6)}) {
+    std::string received = "GET / HTTP/1.1\r\n" + field + "\r\n\r\nGET /";
+    const auto head = take_head(received);
+    ASSERT_TRUE(head.has_value());
+    EXPECT_TRUE(head->malformed) << field;
+    EXPECT_EQ(head->text, "");
+    EXPECT_EQ(received, "GET /");
+  }
+}
+
+TEST(RequestHead, ClientsSayThatTheyWantNoFurtherAnswer) {
+  for (const char* value : {"close", "Close", " keep-alive , CLOSE"}) {
+    std::string received = fmt::format("GET / HTTP/1.1\r\nconnection:{}\r\n\r\n", value);
+    EXPECT_TRUE(take_head(received)->closes) << value;
+  }
+  std::string received = "GET / HTTP/1.1\r\nConnection: keep-alive, closed\r\nX: close\r\n\r\n";
+  EXPECT_FALSE(take_head(received)->closes);
 }
 
 TEST(RequestHead, BodiesAreNoticed) {

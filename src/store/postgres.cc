@@ -144,8 +144,8 @@ std::span<const std::uint8_t> Rows::bytes(int row, int column) const {
 
 Result<std::unique_ptr<Connection>> Connection::open(const std::string& url) {
   if (Status status = check_url(url); !status) return status.error();
-  // A server or a network that falls silent is given up within half a minute; what the URL says comes later
-  // and so goes first.
+  // A host or a network that falls silent is given up within half a minute; a server process that stands
+  // still is not, because its system goes on acknowledging. What the URL says comes later and so goes first.
   constexpr const char* kKeys[] = {"connect_timeout",
                                    "keepalives_idle",
                                    "keepalives_interval",
