@@ -74,6 +74,7 @@ bool Authority::poll() {
     failure_ = status ? std::nullopt : std::optional(status.error());
   }
   revision_ = status ? *revision : kNoRevision;
+  if (status) ++reads_;
   return !status || departures() != before;
 }
 

@@ -41,6 +41,8 @@ class Authority {
   void learn(std::uint64_t first, std::span<const store::Bytes> leaves);
   /// The error that keeps the ledger from being read, if there is one.
   Status readable() const;
+  /// How often the ledger was looked into without an error.
+  std::uint64_t reads() const { return reads_; }
   /// Leaves read: the size of the ledger whose state this is.
   std::uint64_t size() const;
 
@@ -57,7 +59,8 @@ class Authority {
   store::LedgerStore& ledger_;
   std::mutex reading_;                                 // one reads at a time, and alone changes what follows
   std::atomic<std::uint64_t> revision_ = kNoRevision;  // of the ledger, before it was last read
-  mutable std::mutex mutex_;                           // guards what follows; nothing is read under it
+  std::atomic<std::uint64_t> reads_ = 0;
+  mutable std::mutex mutex_;  // guards what follows; nothing is read under it
   anchor::Registry registry_;
   std::optional<Error> failure_;
 };

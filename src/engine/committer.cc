@@ -204,8 +204,10 @@ void Committer::refute_commit(Commit commit, const std::string& reason) {
 /// Nothing of the trajectory goes on from this commit.
 void Committer::stop(const Cut& cut, Life& life, Error error) {
   const Commit first = cut.first;
-  if (first.number < cut.sealed) {
-    refusals_.push_back({first, life.chain, error.message});
+  // What stops again, from an earlier commit, has had verdicts of the later ones.
+  if (const std::int32_t end = life.bad_from.value_or(cut.sealed); first.number < end) {
+    refusals_.push_back({first, end, life.chain, error.message});
+    life.bad_from = first.number;
     wake_.notify_one();
   }
   validator_.cut(first);
@@ -221,9 +223,12 @@ bool Committer::Waiting::out(Clock::time_point now) const { return error || now 
 /// What the engine finds of the ledger in this step, and whether that has lasted too long.
 void Committer::heed_ledger(bool fresh) {
   const auto now = Clock::now();
+  const std::uint64_t before = std::exchange(reads_, anchors_.reads());
   if (fresh) stale_.reset();
-  if (!fresh && !stale_) stale_ = {.since = now};
-  if (const Status status = anchors_.readable(); stale_ && !status) stale_->error = status.error();
+  if (!fresh && (!stale_ || reads_ != before)) stale_ = {.since = now};
+  if (const Status status = anchors_.readable(); stale_) {
+    stale_->error = status ? std::nullopt : std::optional(status.error());
+  }
   const bool too_long = entering_ && entering_->out(now) && now - entering_->since >= options_.patience;
   if (!too_long || failure_) return;
   stop_all(entering_->error.value_or(
@@ -317,11 +322,12 @@ News Committer::news() {
 void Committer::take_effects(News& news) {
   std::vector<core::SequenceId> over;
   for (auto& [id, life] : lives_) {
-    // What is not read yet may be a revocation.
-    if (stale_ && !life.anchors.empty() && !life.stopped) continue;
+    // What is not read yet may be a revocation, also of what stopped for another reason.
+    const bool unread = stale_ && !life.anchors.empty() && !life.unbound;
     std::erase_if(life.gates, [&, &id = id, &life = life](const Gate& gate) {
       std::string reason = protocol_.known(id) ? protocol_.reason(id) : std::string();
       if (gate.requested) {
+        if (unread) return false;
         const auto release = protocol_.take(*gate.requested);
         if (release == commit::Protocol::Release::kPending) return false;
         const bool released = release == commit::Protocol::Release::kReleased;

@@ -38,6 +38,8 @@ class AnchorsInForce {
   virtual Status await_fresh(std::chrono::milliseconds most) = 0;
   /// Of the last read.
   virtual Status readable() const = 0;
+  /// Reads that succeeded: while this grows, a ledger that is never fresh only gains faster.
+  virtual std::uint64_t reads() const = 0;
   /// Leaves that the caller has put into the ledger, from this index on: they need not be read.
   virtual void learn(std::uint64_t first, std::span<const store::Bytes> leaves) = 0;
   /// Leaves of the ledger that were taken in.
@@ -124,7 +126,8 @@ class Committer final : public Commits {
     bool closed = false;  ///< so the protocol was told, when nothing waited any more
     CommitNews news;      ///< as a whole; `receipt` and `stopped` until they are told
     bool stopped = false;
-    bool unbound = false;  ///< an anchor of it left force
+    bool unbound = false;                  ///< an anchor of it left force
+    std::optional<std::int32_t> bad_from;  ///< those from here on have their bad verdicts
   };
   /// A sealed commit on its way to the ledger.
   struct Queued {
@@ -132,9 +135,10 @@ class Committer final : public Commits {
     std::shared_ptr<Chain> chain;
     Sealed sealed;
   };
-  /// The commits from `first` on that were sealed are bad.
+  /// The commits from `first` up to and without `end`, all of them sealed, are bad.
   struct Refusal {
     Commit first;
+    std::int32_t end = 0;
     std::shared_ptr<Chain> chain;
     std::string reason;
   };
@@ -218,7 +222,8 @@ class Committer final : public Commits {
   std::optional<Error> failure_;     ///< why nothing opens
   bool over_ = false;                ///< for good
   std::optional<Waiting> entering_;  ///< for the batch under way to be durable
-  std::optional<Waiting> stale_;     ///< for what the ledger has gained to be read
+  std::optional<Waiting> stale_;     ///< for the ledger to be read, since it was last
+  std::uint64_t reads_ = 0;          ///< of the anchors, when the engine last asked for news
   Clock::time_point due_since_{};
   EffectId effects_ = 0;
   bool engine_waits_ = false;

@@ -220,6 +220,97 @@ TEST(LedgerOutage, ALedgerThatCannotBeReadForTooLongEndsWhatIsBoundAndNothingLat
       << "however often it was looked at";
 }
 
+/// Has the first commit of the trajectory validated, and returns when that is told.
+void validate_first(Recorded& it, SequenceId id) {
+  it.committer->pages_checked(id, 1, 1);
+  it.committer->request(id, 1);  // so that its verdict is urgent
+  while (it.committer->news().effects.empty()) std::this_thread::sleep_for(milliseconds(1));
+}
+
+/// The outcome, once it is told.
+EffectOutcome outcome_of(Recorded& it, EffectId effect) {
+  while (true) {
+    for (const EffectNews& news : it.committer->news().effects) {
+      if (news.effect == effect) return news.outcome;
+    }
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+}
+
+TEST(LedgerOutage, NoEffectLeavesForATrajectoryThatStopsWhileTheLedgerIsUnread) {
+  Recorded it({.kv_blocks = 60}, {.reexecute_share = 0, .verdict_delay = hours(1), .patience = hours(1)});
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(anchored_endless(70, 20, 300, 1));
+  it.generate(id, 20);
+  validate_first(it, id);
+  it.anchors.make_unreadable(true);
+  const EffectId effect = it.committer->request(id, 1);
+  EXPECT_TRUE(it.committer->news().effects.empty());
+  it.committer->refute(id, 1, "a damaged page");
+  EXPECT_TRUE(it.committer->news().effects.empty()) << "what is unread may be a revocation";
+  it.anchors.make_unreadable(false);
+  EXPECT_TRUE(outcome_of(it, effect).released);
+}
+
+TEST(LedgerOutage, NoEffectLeavesWhenPatienceEndsWhileTheLedgerIsUnread) {
+  Failing failing({.reexecute_share = 0, .verdict_delay = hours(1), .patience = milliseconds(200)});
+  Recorded& it = *failing.it;
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(anchored_endless(70, 20, 300, 1));
+  const SequenceId other = it.served.submit(endless(20, 300, 2));
+  it.generate(id, 20);
+  it.generate(other, 20);
+  validate_first(it, id);
+  failing.fate = Fate::kRefused;
+  it.committer->request(other, 1);
+  it.committer->pages_checked(other, 1, 1);
+  // From here on the append fails, and later than that nothing can be read.
+  std::this_thread::sleep_for(milliseconds(50));
+  it.anchors.make_unreadable(true);
+  EXPECT_FALSE(outcome_of(it, it.committer->request(id, 1)).released);
+}
+
+TEST(LedgerOutage, ALedgerThatGainsFasterThanItIsReadEndsNothing) {
+  Recorded it({.kv_blocks = 60}, {.reexecute_share = 0, .patience = milliseconds(0)});
+  const SequenceId bound = it.served.submit(anchored_endless(70, 20, 100, 1));
+  it.generate(bound, 20);
+  it.anchors.outpaced = true;
+  const std::int64_t outputs = it.probe().outputs(bound);
+  // Longer than a silent ledger is waited for without patience.
+  const auto end = std::chrono::steady_clock::now() + milliseconds(1200);
+  while (std::chrono::steady_clock::now() < end) ASSERT_TRUE(it.served->step());
+  EXPECT_EQ(it.probe().outputs(bound), outputs);
+  EXPECT_TRUE(it.served.errors.empty());
+  EXPECT_FALSE(it.served->outage());
+  it.anchors.outpaced = false;
+  it.served.finish();
+  EXPECT_TRUE(it.served.validated.contains(bound));
+}
+
+TEST(LedgerOutage, WhatStopsTwiceHasOneVerdictForEachCommit) {
+  Failing failing({.run_ahead = 8, .reexecute_share = 0, .patience = milliseconds(200)});
+  Recorded& it = *failing.it;
+  it.commits.holding = true;
+  const SequenceId id = it.served.submit(endless(10, 400));
+  it.generate(id, 80);
+  failing.fate = Fate::kRefused;
+  it.generate(id, 150);
+  it.committer->refute(id, 1, "a damaged page");
+  it.served.finish();
+  ASSERT_TRUE(it.served.errors.contains(id));
+  std::this_thread::sleep_for(milliseconds(300));
+  it.committer->news();  // patience has ended
+  ASSERT_FALSE(it.served->submit(endless(10, 20)).ok());
+  failing.fate = Fate::kDone;
+  it.committer.reset();
+  std::map<Digest, int> judged;
+  for (const commit::VerdictRecord& verdict : verdicts_of(*it.log)) {
+    for (const Digest& leaf : verdict.commits) ++judged[leaf];
+  }
+  EXPECT_FALSE(judged.empty());
+  for (const auto& [leaf, times] : judged) EXPECT_EQ(times, 1) << to_hex(leaf);
+}
+
 /// Lets no file of this process become longer than this while it lives, as on a full disk.
 class FullDisk {
  public:

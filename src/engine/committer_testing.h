@@ -33,12 +33,16 @@ class FakeAnchors final : public AnchorsInForce {
     }
     return {};
   }
-  bool fresh() override { return readable().ok(); }
+  bool fresh() override {
+    if (outpaced) ++reads_;
+    return !outpaced && readable().ok();
+  }
   Status await_fresh(std::chrono::milliseconds) override { return readable(); }
   Status readable() const override {
     const std::lock_guard lock(mutex_);
     return unreadable_ ? Status(environment_error("the ledger cannot be read")) : Status();
   }
+  std::uint64_t reads() const override { return reads_; }
   void learn(std::uint64_t, std::span<const store::Bytes>) override {}
   std::uint64_t size() const override { return taken_in; }
   Result<commit::AnchorRecord> admit(const Digest& id, const anchor::Use&) const override {
@@ -70,13 +74,15 @@ class FakeAnchors final : public AnchorsInForce {
     coming_.emplace(id, std::move(stands));
   }
   std::atomic<std::uint64_t> taken_in = 0;
-  std::function<void()> on_in_force;  ///< after it was said that an anchor is; set before anything runs
+  std::atomic<bool> outpaced = false;  ///< others append faster than the ledger is read
+  std::function<void()> on_in_force;   ///< after it was said that an anchor is; set before anything runs
 
  private:
   mutable std::mutex mutex_;
   std::set<Digest> revoked_;
   std::map<Digest, std::function<bool()>> coming_;
   bool unreadable_ = false;
+  std::atomic<std::uint64_t> reads_ = 0;
 };
 
 /// Hands everything on to a committer, except that it can keep back that pages were checked, so that nothing

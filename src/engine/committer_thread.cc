@@ -58,9 +58,9 @@ bool Committer::enter(Batch& batch, std::unique_lock<std::mutex>& lock) {
     lock.lock();
     if (appended) {
       entering_.reset();
-      failure_.reset();
+      if (queue_.empty() && refusals_.empty()) failure_.reset();
       if (read || !needs_reading()) return true;
-    } else if (appended.error().kind == ErrorKind::kEnvironment) {
+    } else if (entering_->error || appended.error().kind == ErrorKind::kEnvironment) {
       entering_->error = appended.error();
     }
     if (last || (!appended && !entering_->error)) {
@@ -168,7 +168,8 @@ void Committer::encode_verdicts(Batch& batch) {
         utf8_prefix(refusal.reason, static_cast<std::size_t>(bounds::kMaxVerdictReasonBytes));
     if (reason.empty()) reason = "for no reason given";
     commit::VerdictRecord record;
-    record.commits.assign(leaves.begin() + refusal.first.number, leaves.end());
+    CHECK(std::cmp_less_equal(refusal.end, leaves.size()), "commit {} is not recorded", refusal.end - 1);
+    record.commits.assign(leaves.begin() + refusal.first.number, leaves.begin() + refusal.end);
     record.reason = std::move(reason);
     add(std::move(record));
   }

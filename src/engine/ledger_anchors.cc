@@ -1,5 +1,7 @@
 #include "engine/ledger_anchors.h"
 
+#include <utility>
+
 #include "base/bounds.h"
 #include "base/check.h"
 
@@ -8,6 +10,9 @@ namespace {
 
 // A ledger that could not be read is left alone for so long.
 constexpr std::chrono::milliseconds kRetry{50};
+// After a look that found it not fresh it is watched for so long, as often as this.
+constexpr std::chrono::milliseconds kWatchTime{200};
+constexpr std::chrono::milliseconds kWatchInterval{1};
 
 }  // namespace
 
@@ -27,11 +32,13 @@ LedgerAnchors::~LedgerAnchors() {
 void LedgerAnchors::follow() {
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait_for(lock, bounds::kMaxLedgerSilence, [&] { return wanted_ || stop_; });
+    const bool watched = std::chrono::steady_clock::now() < watched_until_;
+    wake_.wait_for(lock, watched ? kWatchInterval : bounds::kMaxLedgerSilence,
+                   [&] { return wanted_ || stop_; });
     if (stop_) return;
-    wanted_ = false;
+    const bool wanted = std::exchange(wanted_, false);
     lock.unlock();
-    const Status status = poll();
+    const Status status = watched && !wanted && authority_.fresh() ? Status() : poll();
     lock.lock();
     if (!status) wake_.wait_for(lock, kRetry, [&] { return stop_; });
   }
@@ -50,6 +57,7 @@ bool LedgerAnchors::fresh() {
   {
     const std::lock_guard lock(mutex_);
     wanted_ = true;
+    watched_until_ = std::chrono::steady_clock::now() + kWatchTime;
   }
   wake_.notify_one();
   return false;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -11,8 +12,8 @@
 namespace fieldprint::engine {
 
 /// The anchors' lifecycle as a ledger tells it, for a committer. A thread of its own reads what the ledger
-/// has gained when somebody finds that it is not fresh, and after bounds::kMaxLedgerSilence. The authority
-/// must outlive it.
+/// has gained when somebody finds that it is not fresh, again and again for some time after that, because
+/// others may go on appending, and after bounds::kMaxLedgerSilence. The authority must outlive it.
 class LedgerAnchors final : public AnchorsInForce {
  public:
   explicit LedgerAnchors(Authority& authority);
@@ -24,6 +25,7 @@ class LedgerAnchors final : public AnchorsInForce {
   bool fresh() override;
   Status await_fresh(std::chrono::milliseconds most) override;
   Status readable() const override { return authority_.readable(); }
+  std::uint64_t reads() const override { return authority_.reads(); }
   void learn(std::uint64_t first, std::span<const store::Bytes> leaves) override {
     authority_.learn(first, leaves);
   }
@@ -41,6 +43,7 @@ class LedgerAnchors final : public AnchorsInForce {
   mutable std::mutex mutex_;                              // guards what follows; nothing is read under it
   mutable std::map<Digest, commit::AnchorRecord> known_;  ///< what an id stands for never changes
   bool wanted_ = false;                                   ///< somebody waits for a read
+  std::chrono::steady_clock::time_point watched_until_{};
   bool stop_ = false;
   std::condition_variable wake_;
   std::condition_variable read_;

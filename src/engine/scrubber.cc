@@ -15,7 +15,8 @@ void Scrubber::scrub(Clock::duration step) {
   saved_ += std::chrono::duration_cast<Clock::duration>(share_ * step);
   if (under_way_ != 0 || saved_ < cost_) return;
   const std::int64_t times = cost_.count() > 0 ? saved_ / cost_ : 1;
-  const std::vector<kv::BlockId> blocks = next_sealed(std::min(times, kLookedAt / at_once_) * at_once_);
+  const std::vector<kv::BlockId> blocks =
+      next_sealed(std::min(times, std::max<std::int64_t>(kLookedAt / at_once_, 1)) * at_once_);
   if (blocks.empty()) {
     saved_ = std::min(saved_, cost_);  // time in which there was nothing to do is not saved up
     return;
