@@ -140,7 +140,10 @@ Result<bool> create_file_atomically(const std::string& path, std::span<const std
     return failed("create", path, errno);
   }
   CRASH_POINT("file.create.linked");
-  if (Status status = sync_folder_of(path); !status) return status.error();
+  if (Status status = sync_folder_of(path); !status) {
+    ::unlink(path.c_str());  // or the next attempt would find it
+    return status.error();
+  }
   return true;
 }
 

@@ -101,6 +101,8 @@ class Run {
   int answer(backend::Backend& backend, std::vector<core::Request> requests) {
     std::int64_t blocks = options_.kv_blocks;
     if (blocks == 0) blocks = blocks_for(requests, options_.batch, file_.spec().context);
+    if (options_.kv_swap_mib == 0 && !options_.kv_swap_file.empty())
+      return report(caller_error("--kv-swap-file has no room with --kv-swap 0; give it some MiB"));
     const kv::SwapOptions swap{options_.kv_swap_mib << 20, options_.kv_swap_file};
     const std::int64_t swap_memory = swap.file.empty() ? swap.bytes : 0;
     if (Status status = check_memory(file_, blocks, swap_memory); !status) return report(status.error());
@@ -161,7 +163,7 @@ class Run {
         .notice =
             [this](std::string_view text) {
               progress_.clear();
-              fmt::print(stderr, "fieldprint: {}\n", text);
+              remark(text);
             }};
   }
 

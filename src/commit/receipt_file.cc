@@ -22,11 +22,8 @@ bool valid_id(std::string_view id) {
 
 // A receipt without its view is none, and would be in the way of the next attempt.
 Error take_back(const std::string& receipt, Error error) {
-  std::error_code failure;
-  std::filesystem::remove(receipt, failure);
-  const Status synced = sync_folder_of(receipt);
-  if (failure) error.message += fmt::format("; and cannot remove {}: {}", receipt, failure.message());
-  if (!synced) error.message += "; and " + synced.error().message;
+  if (const Status removed = remove_receipt(receipt); !removed)
+    error.message += "; and " + removed.error().message;
   return error;
 }
 
@@ -60,13 +57,15 @@ Result<std::string> write_receipt(const std::string& folder, std::string_view id
 
 Status remove_receipt(const std::string& path) {
   const std::filesystem::path receipt(path);
+  Status status;
   for (const auto& file : {receipt, std::filesystem::path(receipt).replace_extension(".json")}) {
     std::error_code failure;
     std::filesystem::remove(file, failure);
     if (failure)
-      return environment_error(fmt::format("cannot remove {}: {}", file.string(), failure.message()));
+      status = environment_error(fmt::format("cannot remove {}: {}", file.string(), failure.message()));
   }
-  return sync_folder_of(path);
+  const Status synced = sync_folder_of(path);
+  return status ? synced : status;
 }
 
 Result<bool> has_receipt(const std::string& folder, std::string_view id) {

@@ -87,8 +87,8 @@ Result<std::unique_ptr<BlockMemory>> map_host_memory(std::int64_t bytes) {
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) {
     const int error = errno;
-    return environment_error(fmt::format("cannot map {} MiB for the KV cache: {}; use fewer KV blocks",
-                                         bytes >> 20, std::strerror(error)));
+    return environment_error(
+        fmt::format("cannot map {} MiB for KV blocks: {}", bytes >> 20, std::strerror(error)));
   }
   return std::unique_ptr<BlockMemory>(
       std::make_unique<MappedMemory>(static_cast<std::uint8_t*>(base), static_cast<std::size_t>(bytes)));
@@ -122,9 +122,7 @@ Result<BlockPool> BlockPool::create(KvGeometry geometry, std::int64_t blocks, st
                                     blocks, geometry.block_bytes()));
   }
   auto memory = map_host_memory(blocks * geometry.block_bytes());
-  if (!memory) {
-    return memory.error();
-  }
+  if (!memory) return environment_error(memory.error().message + "; use fewer of them");
   return BlockPool(geometry, blocks, std::move(*memory), placement_seed);
 }
 

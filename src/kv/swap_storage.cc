@@ -81,7 +81,7 @@ class SwapFile final : public SwapStorage {
 Result<std::unique_ptr<SwapStorage>> swap_memory(std::int64_t block_bytes, std::int64_t slots) {
   CHECK(block_bytes > 0 && slots > 0, "{} slots of {} bytes", slots, block_bytes);
   auto memory = map_host_memory(slots * block_bytes);
-  if (!memory) return memory.error();
+  if (!memory) return environment_error(memory.error().message + "; let fewer of them be swapped");
   return std::unique_ptr<SwapStorage>(std::make_unique<SwapMemory>(std::move(*memory), block_bytes));
 }
 

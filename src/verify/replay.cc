@@ -15,8 +15,8 @@ namespace {
 // cache.
 constexpr std::int64_t kMostChunkTokens = 768;
 
-/// Tokens of each chunk of a history, so that none is left with a few: a multiple of what kernels take at
-/// once.
+/// Tokens of each chunk of a history, about as many in each: a multiple of what kernels take at once, so that
+/// the last may have fewer.
 std::int32_t chunk_tokens(std::int64_t history) {
   constexpr std::int64_t kMultiple = 48;
   static_assert(kMostChunkTokens % kMultiple == 0);

@@ -16,7 +16,7 @@ inline constexpr int kW4Slots = 2;            ///< blocks whose sums are in tile
 inline constexpr int kChunk = 32;             ///< blocks that are unpacked at a time
 inline constexpr int kSlice = 8 * kW4Tokens;  ///< tokens for which blocks are unpacked once
 
-/// Working memory of kTiles tiles of weights, 58 KiB for two.
+/// Working memory of kTiles tiles of weights, 67 KiB for two.
 template <int kTiles>
 struct alignas(64) W4Scratch {
   struct Block {

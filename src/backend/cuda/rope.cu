@@ -2,6 +2,7 @@
 #include "backend/cuda/math.cuh"
 #include "backend/cuda/rope.h"
 #include "base/bounds.h"
+#include "exact/arith.h"
 
 namespace fieldprint::backend::cuda {
 namespace {
@@ -240,9 +241,15 @@ struct ValueWindow {
 /// The tokens of a word, counted from its first: 0, 1, 8, 9. Their order in the page is exact::value_slot's.
 __device__ int in_word(int i) { return (i & 1) + 8 * (i >> 1); }
 __device__ int place_in_word(int slot) { return (slot & 1) + (slot & 8); }
-__device__ int value_slot(int slot) {
+__host__ __device__ constexpr int value_slot(int slot) {
   return (slot & 0x30) + 4 * ((slot & 7) >> 1) + 2 * ((slot >> 3) & 1) + (slot & 1);
 }
+static_assert([] {
+  for (int slot = 0; slot < exact::kPageTokens; ++slot) {
+    if (value_slot(slot) != exact::value_slot(slot)) return false;
+  }
+  return true;
+}());
 
 /// Whether token `first` and those that belong to its word fill it.
 __device__ bool fills_word(const RopeAppendArgs& args, int first, int begin, int end) {
