@@ -192,14 +192,17 @@ std::vector<kv::BlockId> Engine::rewind(Sequence& sequence, kv::BlockId lost) {
 /// before that, those of the choice that counts take their place.
 void Engine::confirm_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row) {
   const std::int64_t position = *sequence.confirmed;
-  if (pick.token != sequence.tokens[static_cast<std::size_t>(position)]) {
-    return diverge(sequence, sequence.commit_of(position), "a token is not the model's choice");
-  }
   core::OutputToken again = output_token(pick);
   core::OutputToken& stated =
       sequence.answer.output[static_cast<std::size_t>(position - sequence.prompt_tokens())];
-  if (sequence.finished && !sequence.request.hold_text && again != stated) {
-    return diverge(sequence, sequence.commit_of(position), "its logprobs are other than were given out");
+  const bool given_out = sequence.finished && !sequence.request.hold_text;
+  if (again.token != stated.token || (given_out && again != stated)) {
+    // The blocks before it come first: they are complete, and may not be compared yet.
+    seal_commits(sequence);
+    if (sequence.dropped) return;
+    return diverge(sequence, sequence.commit_of(position),
+                   again.token != stated.token ? "a token is not the model's choice"
+                                               : "its logprobs are other than were given out");
   }
   count_token(sequence, pick.token, logit_row);
   stated = std::move(again);
