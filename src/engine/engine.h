@@ -44,8 +44,9 @@ struct Validation {
 
 /// What the caller hears of its requests, from within step(). An answer that is recorded is finished,
 /// recorded and validated, in this order where its text is not held; until it is validated it is provisional,
-/// and may still fail. Where its text is held, nothing that tells its tokens comes before they are validated:
-/// `text` when they are, and `recorded` and `finished`, in this order, directly before `validated`.
+/// its logprobs and anchor mass like its text, and may still fail. Where its text is held, nothing that tells
+/// its tokens comes before they are validated: `text` when they are, and `recorded` and `finished`, in this
+/// order, directly before `validated`.
 struct Events {
   /// A token was generated.
   std::function<void(core::SequenceId)> token{};
@@ -70,7 +71,8 @@ struct EngineStats {
   std::int64_t preemptions = 0;
   std::int64_t free_blocks = 0;  ///< neither held nor cached
   std::int64_t scrubbed_blocks = 0;
-  /// Whose bytes had changed, in the pool or in the swap area; dropped and computed again.
+  /// Whose bytes had changed, in the pool or in the swap area, or that were computed twice with two digests;
+  /// dropped and computed again.
   std::int64_t damaged_blocks = 0;
   kv::CacheStats cache;
 };
@@ -87,9 +89,14 @@ struct EngineStats {
 /// tokens are given back one by one: each must be the model's choice again, and each block that they fill
 /// must get the digest that its commit states; then nothing has happened but time. At the first difference
 /// the commit that states it is refuted and the trajectory stops with the commits before it. Text of suspect
-/// tokens may have been given out, and stands if the tokens do. Blocks that a table gives up are checked
-/// first, so that commits before a preemption depend on no page after it. Pages damaged between being written
-/// and being full and hashed are found by computing again alone.
+/// tokens may have been given out, and stands if the tokens do. Logprobs are in no commit: those computed
+/// again take the place of the suspect ones in an answer that was not given out yet; in one that was, they
+/// must be the same, as must the anchors' mass, or the commit of the token is refuted. So what is validated
+/// holds what was computed from good pages. Blocks that a table gives up are checked first, so that commits
+/// before a preemption depend on no page after it. Pages damaged between being written and being full and
+/// hashed are found by computing again alone. A sequence that does so by chance, because it fills a block
+/// that is cached, and gets another digest, gives up what PrefixCache::take_suspects names, before a token is
+/// chosen from it.
 ///
 /// A block that comes back from the swap area altered is dropped before anything uses it, with all swapped
 /// ones that were computed after it, and its tokens are computed again. No trajectory depends on it: who held
@@ -171,7 +178,7 @@ class Engine {
   static std::span<const kv::BlockId> held_blocks(const Sequence& sequence);
   void note_checked(Sequence& sequence);
   void lose(kv::BlockId damaged);
-  std::vector<kv::BlockId> rewind(Sequence& sequence);
+  std::vector<kv::BlockId> rewind(Sequence& sequence, kv::BlockId lost);
   void confirm_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row);
   void confirm_answer(Sequence& sequence);
   void diverge(Sequence& sequence, std::int32_t commit, const std::string& what);

@@ -41,21 +41,24 @@ struct EngineProbe {
     backend.upload(engine.pool_.data(block) + byte, &value, 1);
   }
   /// The same in a cached block, and in any sealed one, chosen by a number.
-  void damage_cached() {
+  void damage_cached(std::int64_t byte = 0) {
     for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
       if (engine.cache_.state(block) != kv::BlockState::kCached) continue;
-      flip(block, 0, 1);
+      flip(block, byte, 1);
       return;
     }
     FAIL() << "no block is cached";
   }
-  void damage_any(std::uint64_t which, std::int64_t byte) {
+  /// False if none is sealed.
+  bool damage_any(std::uint64_t which, std::int64_t byte, std::uint8_t bit = 1) {
     std::vector<kv::BlockId> sealed;
     for (kv::BlockId block = 0; block < engine.pool_.blocks(); ++block) {
       if (engine.cache_.sealed(block)) sealed.push_back(block);
     }
-    if (!sealed.empty()) flip(sealed[which % sealed.size()], byte, 1);
+    if (!sealed.empty()) flip(sealed[which % sealed.size()], byte, bit);
+    return !sealed.empty();
   }
+  std::int64_t block_bytes() const { return engine.pool_.geometry().block_bytes(); }
   /// Flips bits of a swapped block, chosen by a number, where they lie. False if nothing is swapped.
   bool damage_swapped(std::uint64_t which, std::int64_t byte, std::uint8_t bits = 1) {
     return kv::SwapProbe(engine.cache_).alter_any(which, byte, bits);

@@ -131,7 +131,7 @@ void Engine::lose(kv::BlockId damaged) {
     }
     (void)cache_.discard(lost.front());
     for (Sequence* sequence : holders) {
-      for (const kv::BlockId other : rewind(*sequence)) {
+      for (const kv::BlockId other : rewind(*sequence, lost.front())) {
         if (std::ranges::find(lost, other) == lost.end()) lost.push_back(other);
       }
     }
@@ -139,18 +139,22 @@ void Engine::lose(kv::BlockId damaged) {
 }
 
 /// Takes a sequence with damaged blocks back to what cannot depend on the damage; returns these blocks. All
-/// blocks are hashed for that, so that commits which are not suspect are checked.
-std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
+/// blocks are hashed for that, so that commits which are not suspect are checked. A lost block that has its
+/// digest was altered, if at all, before it was hashed: every commit that holds it is suspect.
+std::vector<kv::BlockId> Engine::rewind(Sequence& sequence, kv::BlockId lost) {
   Trail& trail = sequence.trail;
   const std::span<const kv::BlockId> sealed =
       sequence.table.blocks().first(static_cast<std::size_t>(sequence.table.sealed_blocks()));
   std::vector<kv::BlockId> damaged = cache_.find_damaged(sealed);
+  const bool has_digest = std::ranges::find(damaged, lost) == damaged.end();
+  if (has_digest) damaged.push_back(lost);
   std::int32_t suspect = trail.next;
   for (const kv::BlockId block : damaged) {
     const std::int64_t i = std::ranges::find(sealed, block) - sealed.begin();
     for (std::int32_t commit = trail.checked; commit < suspect; ++commit) {
       const Mark& mark = trail.marks[static_cast<std::size_t>(commit - trail.checked)];
-      if (blocks_of(sequence, commit) > i && mark.moment >= cache_.good_at(block)) suspect = commit;
+      const bool since = (has_digest && block == lost) || mark.moment >= cache_.good_at(block);
+      if (blocks_of(sequence, commit) > i && since) suspect = commit;
     }
   }
   if (suspect > trail.checked) {
@@ -160,6 +164,7 @@ std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
   }
   sequence.table.release();
   sequence.running = false;
+  sequence.row = -1;
   if (sequence.finished && suspect == trail.sealed) return damaged;
 
   trail.next = suspect;
@@ -183,14 +188,24 @@ std::vector<kv::BlockId> Engine::rewind(Sequence& sequence) {
   return damaged;
 }
 
-/// A suspect token is right if the model chooses it again.
+/// A suspect token is right if the model chooses it again. So are its logprobs, if the caller has them;
+/// before that, those of the choice that counts take their place.
 void Engine::confirm_token(Sequence& sequence, const sampler::Pick& pick, std::int32_t logit_row) {
   const std::int64_t position = *sequence.confirmed;
-  if (pick.token != sequence.tokens[static_cast<std::size_t>(position)]) {
-    return diverge(sequence, sequence.commit_of(position), "a token is not the model's choice");
+  core::OutputToken again = output_token(pick);
+  core::OutputToken& stated =
+      sequence.answer.output[static_cast<std::size_t>(position - sequence.prompt_tokens())];
+  const bool given_out = sequence.finished && !sequence.request.hold_text;
+  if (again.token != stated.token || (given_out && again != stated)) {
+    // The blocks before it come first: they are complete, and may not be compared yet.
+    seal_commits(sequence);
+    if (sequence.dropped) return;
+    return diverge(sequence, sequence.commit_of(position),
+                   again.token != stated.token ? "a token is not the model's choice"
+                                               : "its logprobs are other than were given out");
   }
   count_token(sequence, pick.token, logit_row);
-  sequence.answer.output[static_cast<std::size_t>(position - sequence.prompt_tokens())] = output_token(pick);
+  stated = std::move(again);
   if (position + 1 < static_cast<std::int64_t>(sequence.tokens.size())) {
     sequence.confirmed = position + 1;
     return;

@@ -175,6 +175,68 @@ TEST(Pages, ADamagedBlockThatNobodyHoldsIsDropped) {
   expect_same(it.served.answer(asked), first);
 }
 
+/// What an answer left in the cache is altered, and the same is asked again: of 64 bytes of the sink's block,
+/// some change a later page and no token, some only logprobs.
+TEST(Pages, ADamagedPageThatIsTakenUpAgainStopsNoProcessAndNoWrongNumberIsValidated) {
+  const Request asked = endless(100, 200);
+  const core::Answer expected = Served(kQuiet).answer(asked);
+  int logprobs = 0;
+  int mended = 0;
+  for (std::int64_t byte = 0; byte < 64; ++byte) {
+    Recorded it(kQuiet);
+    it.served.answer(asked);
+    it.probe().damage_cached(byte);
+    Request again = asked;
+    again.hold_text = byte % 4 == 3;
+    const SequenceId id = it.served.submit(again);
+    it.served.finish();
+    EXPECT_GT(it.served->stats().damaged_blocks, 0);
+    ASSERT_NE(it.served.errors.contains(id), it.served.validated.contains(id));
+    if (it.served.errors.contains(id)) {
+      const Error& error = it.served.errors.at(id);
+      EXPECT_EQ(error.kind, ErrorKind::kRefuted);
+      EXPECT_EQ(it.served.answers.contains(id), !again.hold_text);
+      logprobs += error.message.find("logprobs are other") != std::string::npos ? 1 : 0;
+    } else {
+      expect_same(it.served.answers.at(id), expected);
+      ++mended;
+    }
+    expect_same(it.served.answer(asked), expected);
+    EXPECT_EQ(it.served.validated.size(), it.served.errors.contains(id) ? 2U : 3U);
+  }
+  EXPECT_GT(logprobs, 0);
+  EXPECT_GT(mended, 0);
+}
+
+/// Altered before it was hashed, it has the digest of what it became. Only computing it once more tells.
+TEST(Pages, APageAlteredBeforeItWasHashedIsDroppedWhenItIsComputedAgainOtherwise) {
+  const Request asked = endless(100, 200);
+  const Request other = endless(90, 120, 5);
+  const core::Answer expected = Served(kQuiet).answer(asked);
+  const core::Answer others = Served(kQuiet).answer(other);
+  int differed = 0;
+  for (std::int64_t byte = 0; byte < 32; ++byte) {
+    Recorded it(kQuiet);
+    const SequenceId first = it.served.submit(asked);
+    it.generate(first, 60);
+    it.probe().damage(first, it.probe().full_blocks(first), byte);
+    it.served.finish();
+    // Others in the same steps go on with tokens of their own.
+    const SequenceId before = it.served.submit(other);
+    const SequenceId second = it.served.submit(asked);
+    const SequenceId after = it.served.submit(other);
+    it.served.finish();
+    differed += it.served->stats().damaged_blocks == 2 ? 1 : 0;
+    ASSERT_TRUE(it.served.validated.contains(second)) << it.served.errors.at(second).message;
+    expect_same(it.served.answers.at(second), expected);
+    for (const SequenceId id : {before, after}) {
+      ASSERT_TRUE(it.served.validated.contains(id));
+      expect_same(it.served.answers.at(id), others);
+    }
+  }
+  EXPECT_GT(differed, 0);
+}
+
 TEST(Pages, TheScrubberFindsDamageByItself) {
   Recorded it({.kv_blocks = 60, .scrub_share = 1});
   const SequenceId id = it.served.submit(endless(100, 300));

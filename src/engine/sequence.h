@@ -65,6 +65,7 @@ struct Sequence {
   bool running = false;
   std::vector<kv::BlockKey> prefix_keys;  ///< of the known tokens but the last, while waiting
   std::int64_t step_tokens = 0;           ///< of the current step
+  std::int32_t row = -1;                  ///< of its logits in the current step; -1: none
   /// After damage, while suspect tokens are computed again: how many are known to be right.
   std::optional<std::int64_t> confirmed;
 

@@ -212,7 +212,8 @@ std::vector<std::int32_t> Engine::compute(const std::vector<Sequence*>& batch) {
                       .ceiling_odds = sequence->table.odds().ceiling,
                       .logits = sequence->left() == 0 ? 1 : 0});
     stats_.computed_tokens += sequence->step_tokens;
-    if (sequence->left() > 0) continue;
+    sequence->row = sequence->left() == 0 ? static_cast<std::int32_t>(choices.size()) : -1;
+    if (sequence->row < 0) continue;
     choices.push_back({sampler::choice_of(sequence->request.sampling, sequence->known().size()),
                        sequence->seen ? sequence->seen->words() : std::span<const std::uint32_t>()});
   }
@@ -228,15 +229,15 @@ std::vector<std::int32_t> Engine::compute(const std::vector<Sequence*>& batch) {
     if (batch[i]->finite) tables.push_back(&batch[i]->table);
   }
   kv::BlockTable::seal_filled(tables);
+  for (const kv::BlockId block : cache_.take_suspects()) lose(block);
   return std::move(result.tokens);
 }
 
 void Engine::sample(const std::vector<Sequence*>& batch, std::span<const std::int32_t> tokens) {
-  std::int32_t row = -1;
   for (Sequence* sequence : batch) {
-    if (sequence->left() > 0) continue;
-    ++row;
-    if (sequence->dropped) continue;
+    // What was rewound in this step computes its token again.
+    const std::int32_t row = sequence->row;
+    if (row < 0 || sequence->dropped) continue;
     if (!sequence->finite) {
       fail(sequence->id, environment_error("the model's activations are not finite on this prompt"));
       continue;

@@ -192,24 +192,25 @@ BlockId PrefixCache::seal_one(const SealRequest& request) {
     return request.block;
   }
   const auto found = index_.find(request.key);
-  if (found != index_.end()) {
-    const BlockId indexed = found->second;
-    settle(indexed);
+  const bool twice = found != index_.end();
+  if (twice) {
+    settle(found->second);
     settle(request.block);
-    // Equal keys mean equal bytes; otherwise the arithmetic is not canonical and no receipt may be issued.
-    CHECK(entry(indexed).digest == e.digest, "blocks {} and {} differ under key {}", indexed, request.block,
-          to_hex(request.key.digest));
+  }
+  if (twice && entry(found->second).digest == e.digest) {
+    const BlockId indexed = found->second;
     pool_.retain(indexed);
     refresh(indexed);
     release(request.block);
     ++duplicates_;
     return indexed;
   }
+  if (twice) doubt(found->second, request);
   e.sealed = true;
   e.key = request.key;
   e.parent = request.parent;
   const bool reachable = request.segment == core::Segment::kSink || index_.contains(request.parent);
-  if (reachable && (enabled_ || request.segment != core::Segment::kContext)) {
+  if (!twice && reachable && (enabled_ || request.segment != core::Segment::kContext)) {
     if (swap_) swap_->supersede(request.key);
     index(request.block);
   }

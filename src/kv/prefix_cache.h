@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -155,9 +156,17 @@ class PrefixCache {
 
   /// Begins to hash full, completely written blocks and makes them read-only; indexes them if caching is on
   /// or they are sink or anchors, and their parent is indexed. Returns for each request the block that the
-  /// table must use from now on: if its key is indexed already, the indexed one (the request's own is
-  /// released; their digests must be equal). Parents come before their children.
+  /// table must use from now on: if its key is indexed already, the indexed one, and the request's own is
+  /// released. Parents come before their children. Equal keys mean equal digests, unless memory was altered:
+  /// a request's block that has another digest than the indexed one stays its table's own, not indexed, and
+  /// take_suspects() says what must be given up for that.
   std::vector<BlockId> seal(std::span<const SealRequest> requests);
+  /// Of the blocks that were sealed under an indexed key with another digest: what is damaged of all that
+  /// they and the indexed one were computed from, and the sealed blocks themselves; or, where every page has
+  /// its digest, both: then one of them was altered before it was hashed. A CHECK stops the process where a
+  /// key comes to that a second time, for then it is the arithmetic. Given out once, before anything is
+  /// computed from these blocks; each must be discarded, and computed again by whoever holds it.
+  std::vector<BlockId> take_suspects() { return std::exchange(suspects_, {}); }
   bool sealed(BlockId block) const;
   /// Waits for the digests of what was sealed. Whoever needs one waits by itself; called while a device is
   /// busy with something else, it costs nothing.
@@ -236,6 +245,8 @@ class PrefixCache {
   /// For whoever gives the block's bytes up.
   void settle(BlockId block);
   BlockId seal_one(const SealRequest& request);
+  void doubt(BlockId indexed, const SealRequest& request);
+  std::vector<BlockId> chain_of(BlockKey key) const;
   void end_lease(std::span<const BlockKey> keys);
 
   BlockPool& pool_;
@@ -247,7 +258,9 @@ class PrefixCache {
   std::deque<Hashing> checks_;      ///< likewise
   std::unordered_map<BlockKey, BlockId, BlockKeyHash> index_;
   std::unordered_map<BlockKey, std::int64_t, BlockKeyHash> leases_;
-  std::list<BlockId> lru_;  ///< evictable blocks, least recently used first
+  std::vector<BlockId> suspects_;                       ///< not taken yet
+  std::unordered_set<BlockKey, BlockKeyHash> doubted_;  ///< whose two digests no damaged page explained
+  std::list<BlockId> lru_;                              ///< evictable blocks, least recently used first
   std::int64_t pinned_blocks_ = 0;
   std::uint64_t evictions_ = 0;
   std::uint64_t duplicates_ = 0;

@@ -28,6 +28,14 @@ struct Fixture {
     return cache.seal(std::span(&request, 1)).front();
   }
 
+  /// The same, with other content.
+  BlockId altered(const std::string& name, const std::string& parent, Segment segment = Segment::kContext) {
+    const BlockId block = cache.acquire().value();
+    pool.data(block)[6] = 1;
+    const SealRequest request{key(parent), key(name), block, segment};
+    return cache.seal(std::span(&request, 1)).front();
+  }
+
   BlockPool pool;
   PrefixCache cache;
 };
@@ -321,12 +329,51 @@ TEST(PrefixCache, ABlockIsHashedBeforeItsBytesAreGivenUp) {
   writer.cache.release(block);
 }
 
-TEST(PrefixCacheDeathTest, EqualKeysWithDifferentBytesStopTheProcess) {
-  Fixture f(2);
+/// A chain of which a block was damaged before the one after it was computed once more.
+TEST(PrefixCache, ABlockThatDiffersBecauseOfADamagedPageMakesThatPageSuspect) {
+  Fixture f(6);
+  const BlockId sink = f.sealed("sink", "root", Segment::kSink);
+  const BlockId a = f.sealed("a", "sink");
+  const BlockId b = f.sealed("b", "a");
+  f.pool.data(a)[0] ^= 1;
+  const BlockId altered = f.altered("b", "a");
+  ASSERT_NE(altered, b);
+  EXPECT_TRUE(f.cache.sealed(altered));
+  EXPECT_EQ(f.cache.match(std::vector{key("sink"), key("a"), key("b")}), (std::vector{sink, a, b}));
+  // Whoever seals it too comes to the same.
+  const BlockId third = f.altered("b", "a");
+  EXPECT_EQ(f.cache.take_suspects(), (std::vector{a, altered, third}));
+  EXPECT_TRUE(f.cache.take_suspects().empty());
+  for (const BlockId held : f.cache.discard(a)) {
+    while (f.cache.holders(held) > 0) f.cache.release(held);
+  }
+  EXPECT_EQ(f.cache.stats().cached_blocks, 0);
+  EXPECT_EQ(f.pool.free_blocks(), 5) << "all but the sink";
+  // As often as it happens.
+  const BlockId again = f.sealed("a", "sink");
+  const BlockId child = f.sealed("b", "a");
+  f.pool.data(again)[0] ^= 1;
+  const BlockId other = f.altered("b", "a");
+  EXPECT_EQ(f.cache.take_suspects(), (std::vector{again, other}));
+  for (const BlockId held : {other, child, again, sink, sink}) f.cache.release(held);
+}
+
+TEST(PrefixCache, BlocksThatDifferWhereEveryPageHoldsAreBothSuspect) {
+  Fixture f(4);
+  const BlockId sink = f.sealed("sink", "root", Segment::kSink);
+  const BlockId a = f.sealed("a", "sink");
+  const BlockId other = f.altered("a", "sink");
+  const BlockId third = f.altered("a", "sink");
+  EXPECT_EQ(f.cache.take_suspects(), (std::vector{a, other, third}));
+  for (const BlockId held : {third, other, a, sink}) f.cache.release(held);
+}
+
+TEST(PrefixCacheDeathTest, EqualKeysWithDifferentBytesStopTheProcessWhenThatComesAgain) {
+  Fixture f(3);
   const BlockId first = f.sealed("sink", "root", Segment::kSink);
-  const BlockId second = f.cache.acquire().value();
-  const SealRequest request{key("root"), key("sink"), second, Segment::kSink};
-  EXPECT_DEATH(f.cache.seal(std::span(&request, 1)), "differ under key");
+  const BlockId second = f.altered("sink", "root", Segment::kSink);
+  EXPECT_EQ(f.cache.take_suspects(), (std::vector{first, second}));
+  EXPECT_DEATH(f.altered("sink", "root", Segment::kSink), "differ under key .* for the second time");
   f.cache.release(first);
   f.cache.release(second);
 }

@@ -34,7 +34,8 @@ void generate(Recorded& it, core::SequenceId id, std::int64_t outputs) {
 }
 
 bool same(const core::Answer& a, const core::Answer& b) {
-  return a.output == b.output && a.blocks == b.blocks && a.text == b.text;
+  return a.output == b.output && a.blocks == b.blocks && a.text == b.text && a.anchor_mass == b.anchor_mass &&
+         a.finish_reason == b.finish_reason;
 }
 
 // Empty if the answer is the right one, or was stopped and said so.
@@ -45,9 +46,23 @@ std::string problem_of(Recorded& it, core::SequenceId id, const core::Answer& ex
     return error.kind == ErrorKind::kRefuted ? std::string() : error.message;
   }
   if (!it.served.answers.contains(id)) return "no answer and no error";
-  if (same(it.served.answers.at(id), expected)) return {};
-  return it.served.validated.contains(id) ? "a wrong answer was called validated"
-                                          : "a wrong answer was given";
+  if (!it.served.validated.contains(id)) return "an answer was neither validated nor refuted";
+  return same(it.served.answers.at(id), expected) ? "" : "a wrong answer was called validated";
+}
+
+// Alters a bit of any sealed block. False if there is none.
+bool alter_any(Recorded& it, std::mt19937_64& random) {
+  const std::uint64_t which = random();
+  const auto byte =
+      static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(it.probe().block_bytes()));
+  return it.probe().damage_any(which, byte, static_cast<std::uint8_t>(1U << random() % 8));
+}
+
+// Empty if what was altered is known: whoever used it had it hashed, and who did not leaves it to the
+// scrubber.
+std::string unnoticed_since(Recorded& it, std::int64_t damaged_before) {
+  it.probe().scrub_all();
+  return it.served->stats().damaged_blocks > damaged_before ? "" : "an altered page went unnoticed";
 }
 
 }  // namespace
@@ -78,27 +93,41 @@ int commit_answers(const store::DataFolder& place, std::uint64_t seed) {
 Tally damage_pages(std::int64_t trials, std::uint64_t seed) {
   Tally tally{.what = "bits altered in resident pages"};
   std::mt19937_64 random(seed);
-  const core::Request asked = endless(100, 200);
-  const core::Answer expected = Served(kQuiet).answer(asked);
+  const core::Request plain = endless(100, 200);
+  const core::Request anchored = engine::testing::anchored_endless(70, 40, 200, 3);
+  const core::Answer plain_answer = Served(kQuiet).answer(plain);
+  const core::Answer anchored_answer = Served(kQuiet).answer(anchored);
   const auto count = [&](const std::string& problem) {
     ++tally.tried;
     if (problem.empty()) ++tally.answered;
     if (!problem.empty() && tally.problem.empty()) tally.problem = problem;
   };
   for (std::int64_t trial = 0; trial < trials; ++trial) {
+    core::Request asked = trial % 3 == 1 ? anchored : plain;
+    const core::Answer& expected = trial % 3 == 1 ? anchored_answer : plain_answer;
+    asked.hold_text = trial % 4 == 3;
+    // In most trials what is altered is used, and only validation looks; in some the scrubber is there first.
+    const bool scrubbed = trial % 5 == 0;
     Recorded it(kQuiet);
-    const core::SequenceId id = it.served.submit(asked);
-    generate(it, id, 10 + static_cast<std::int64_t>(random() % 180));
-    if (trial % 3 == 0) it.probe().scrub_all();
-    it.probe().damage_any(random(), static_cast<std::int64_t>(random() % 64));
-    if (trial % 2 == 0) generate(it, id, it.probe().outputs(id) + 3);
-    it.probe().scrub_all();
-    count(problem_of(it, id, expected));
-    // A block that the finished answer left in the cache, damaged while nobody looks, and taken up again.
-    it.probe().damage_any(random(), static_cast<std::int64_t>(random() % 64));
-    it.probe().scrub_all();
-    const core::SequenceId next = it.served.submit(asked);
-    count(problem_of(it, next, expected));
+    const auto answered = [&](bool altered, std::int64_t damaged_before, core::SequenceId id) {
+      const std::string problem = problem_of(it, id, expected);
+      count(problem.empty() && altered ? unnoticed_since(it, damaged_before) : problem);
+    };
+    const core::SequenceId first = it.served.submit(asked);
+    generate(it, first, 10 + static_cast<std::int64_t>(random() % 180));
+    bool altered = alter_any(it, random);
+    if (scrubbed) it.probe().scrub_all();
+    answered(altered, 0, first);
+    // A block that the answer left in the cache, altered while nobody looks, and taken up again.
+    const std::int64_t damaged_before = it.served->stats().damaged_blocks;
+    altered = alter_any(it, random);
+    if (scrubbed) it.probe().scrub_all();
+    answered(altered, damaged_before, it.served.submit(asked));
+    // Nothing of it is left.
+    const core::SequenceId last = it.served.submit(asked);
+    answered(false, 0, last);
+    if (!it.served.validated.contains(last)) tally.problem = "damage outlived its discovery";
+    if (!it.served.validated.contains(last)) --tally.answered;
   }
   return tally;
 }
