@@ -72,7 +72,7 @@ def main():
             begin = time.monotonic()
             server = Server.begin(base) if store == "PostgreSQL" else None
             if store == "PostgreSQL" and server is None:
-                print("PostgreSQL is left out: no server is installed; run tools/setup", file=sys.stderr)
+                print("PostgreSQL is left out: no server is installed; run tools/setup --tests", file=sys.stderr)
                 continue
             campaign = Campaign(folder, options.quick, server)
             for kind in kinds:

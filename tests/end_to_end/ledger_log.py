@@ -68,7 +68,7 @@ class Served:
 
 
 @unittest.skipUnless(shutil.which("go") and os.path.isdir(os.path.join(GO_PACKAGES, "src/golang.org/x/mod/sumdb/tlog")),
-                     "no Go with golang-golang-x-mod-dev; run tools/setup")
+                     "no Go with golang-golang-x-mod-dev; run tools/setup --tests")
 class GoLogTest(LedgerTest):
     """A test with a client that we did not write."""
 

@@ -264,7 +264,7 @@ class GoClientTest(GoLogTest):
                 file.write(content)
 
 
-@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup")
+@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup --tests")
 class PostgresTest(LedgerTest):
     def test_a_ledger_in_a_database(self):
         url = database("whole")
