@@ -97,7 +97,7 @@ class Proxy:
                         to_server.sendall(message)
                         time.sleep(0.05)  # it is done when the answer, which nobody reads, is written
                     client.shutdown(socket.SHUT_RDWR)
-                    to_server.close()
+                    to_server.shutdown(socket.SHUT_RDWR)  # closing says nothing while answers() still reads from it
                     return
                 to_server.sendall(message)
         with contextlib.suppress(OSError):
