@@ -1,6 +1,7 @@
 """A private PostgreSQL server of Debian's package, on a Unix socket in a temporary folder."""
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import glob
@@ -20,6 +21,17 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def end_with_parent():
     """For a child before it runs its program, after the change of user, which would forget it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def children_of(parent):
+    """The processes that a process has started and that have not ended."""
+    children = []
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            pid, rest = path.split("/")[2], file.read().rpartition(")")[2]  # proc(5): pid (name) state parent ...
+            if int(rest.split()[1]) == parent:
+                children.append(int(pid))
+    return children
 
 
 class Server:
@@ -84,8 +96,16 @@ class Server:
         self.end(signal.SIGINT)
 
     def kill(self):
-        """Kills it without a word to anybody."""
+        """Kills it without a word to anybody, with those of its processes that serve connections: these would go on for as
+        long as they are kept busy."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGSTOP)  # so that it starts no more
+        serving = children_of(self.process.pid)
         self.end(signal.SIGKILL)
+        for child in serving:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def url(self, name, host=None):
         """The URL of a database."""
