@@ -44,6 +44,7 @@ class Server:
         self.folder = tempfile.mkdtemp(prefix="fieldprint-pg-", dir=base)
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.data = os.path.join(self.folder, "data")
+        self.log = os.path.join(self.folder, "log")
         self.user = {}
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
@@ -76,9 +77,10 @@ class Server:
         """Starts it, again if need be: the processes of one that was killed hold its memory until they notice."""
         for _ in range(1200):
             if self.process is None or self.process.poll() is not None:
-                self.process = subprocess.Popen(
-                    [self.program("postgres"), "-D", self.data, "-k", self.folder, "-h", "", "-c", "max_connections=50"],
-                    preexec_fn=end_with_parent, **self.quiet)
+                with open(self.log, "ab") as log:
+                    self.process = subprocess.Popen(
+                        [self.program("postgres"), "-D", self.data, "-k", self.folder, "-h", "", "-c", "max_connections=50",
+                         "-c", "log_line_prefix=%r "], preexec_fn=end_with_parent, **{**self.quiet, "stderr": log})
             if subprocess.run([self.program("pg_isready"), "-q", "-h", self.folder], check=False).returncode == 0:
                 return
             time.sleep(0.05)
@@ -121,6 +123,11 @@ class Server:
     def drop(self, name):
         """Removes a database, whoever is connected."""
         subprocess.run([self.program("dropdb"), "-f", "-h", self.folder, "-U", "postgres", name], check=True)
+
+    def told(self):
+        """What it has told clients of errors, by its log: not what its own processes met."""
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return "".join(line for line in file if line.startswith("[local] "))
 
     def query(self, name, sql):
         """The lines that statements give, columns with | between them."""
