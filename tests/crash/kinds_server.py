@@ -237,19 +237,16 @@ def small_disk(campaign):
             raise AssertionError("the small disk is still in use")
 
 
-def is_refused(server, process):
-    """Waits until the server has told its only client that its disk is full, and a second more: whether it has."""
-    def refused():
-        return server.told().count(NO_SPACE)
-
-    before = refused()
+def waits_for_room(server, process, refusals):
+    """Whether the server tells a process, its only client, that there is no room, as it has told others `refusals` times, and
+    the process still waits a second later."""
     end = time.monotonic() + TIMEOUT_S
-    while refused() == before:
+    while server.told().count(NO_SPACE) == refusals:
         if process.poll() is not None or time.monotonic() > end:
             return False
         time.sleep(0.02)
     time.sleep(1)
-    return True
+    return process.poll() is None
 
 
 def full_disk(campaign):
@@ -268,8 +265,9 @@ def full_disk(campaign):
                 while file.write(bytes(1 << 12)):
                     pass
             full = tool("append", place.word, 400, 2000 + seed)
+            refusals = campaign.server.told().count(NO_SPACE)
             with begun("commits", place.word, seed) as engine:
-                waits = is_refused(campaign.server, engine) and engine.poll() is None
+                waits = waits_for_room(campaign.server, engine, refusals)
                 os.unlink(ballast)
                 out, err = engine.communicate(timeout=TIMEOUT_S)
             lost, problem = check(place, "\n".join((said, full.stdout, out)))
