@@ -60,7 +60,7 @@ bench: ## measure against llama.cpp, side by side in one run
 	@bench/run
 
 faults: ## try every fault that can be injected; count what was detected and lost
-	@tools/setup
+	@tools/setup --tests
 	@$(call configure,$(BUILD_DIR),)
 	@cmake --build $(BUILD_DIR) -j $(JOBS) --target fieldprint crash_tool
 	@FIELDPRINT_BINARY=$(BUILD_DIR)/fieldprint FIELDPRINT_CRASH_TOOL=$(BUILD_DIR)/tests/crash_tool tests/crash/faults.py

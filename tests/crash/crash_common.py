@@ -35,21 +35,21 @@ class Campaign:
         folder = self.folder()
         return PostgresPlace(folder, self.server, self.server.create()) if self.server else SqlitePlace(folder)
 
-    def row(self, what):
-        """A new row, to be counted into."""
-        row = Row("PostgreSQL" if self.server else "SQLite", what)
+    def row(self, what, control=False):
+        """A new row, to be counted into. A control is no fault: it shows that the others can be believed."""
+        row = Row("PostgreSQL" if self.server else "SQLite", what, control)
         self.rows.append(row)
         return row
 
 
 class Row(dict):
-    """Counts of one kind of fault."""
+    """Counts of one kind of fault, or of a control."""
 
-    def __init__(self, store, what):
-        super().__init__(store=store, what=what, tried=0, answered=0, lost=0, problem="")
+    def __init__(self, store, what, control):
+        super().__init__(store=store, what=what, control=control, tried=0, answered=0, lost=0, problem="")
 
     def count(self, answered, lost=0, problem=""):
-        """A fault that was tried; `problem` says what was wrong with the answer."""
+        """One that was tried; `problem` says what was wrong with the answer."""
         self["tried"] += 1
         self["answered"] += bool(answered) and not lost
         self["lost"] += lost

@@ -1,10 +1,13 @@
 #include "crash/disk_faults.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <set>
 
+#include "base/sha256.h"
 #include "crash/recording_vfs.h"
 #include "ledger/checkpoint.h"
 #include "store/audit.h"
@@ -47,6 +50,13 @@ std::vector<store::Bytes> new_leaves(std::mt19937_64& random) {
   return leaves;
 }
 
+// Keeps the first error, or the first that is not the disk's.
+void keep(std::optional<Error>& failure, const Error& error) {
+  const bool worse =
+      failure && failure->kind == ErrorKind::kEnvironment && error.kind != ErrorKind::kEnvironment;
+  if (!failure || worse) failure = error;
+}
+
 // Grows a ledger, closing and opening it now and then; gives what was acknowledged. An append that fails is
 // none.
 std::vector<Promise> grow(const std::string& path, const RecordingVfs& vfs, std::uint64_t seed,
@@ -59,7 +69,7 @@ std::vector<Promise> grow(const std::string& path, const RecordingVfs& vfs, std:
       log.reset();
       auto opened = open_log(path);
       if (!opened) {
-        failure = opened.error();
+        keep(failure, opened.error());
         continue;
       }
       log = std::move(*opened);
@@ -67,14 +77,16 @@ std::vector<Promise> grow(const std::string& path, const RecordingVfs& vfs, std:
     const auto leaves = new_leaves(random);
     auto logged = log->append(leaves);
     if (!logged) {
-      failure = logged.error();
+      keep(failure, logged.error());
       continue;
     }
     for (std::size_t k = 0; k < leaves.size(); ++k) {
       promises.push_back(
           {vfs.count(), (*logged)[k].index, ledger::leaf_hash(leaves[k]), (*logged)[k].checkpoint});
     }
-    if (i % 5 == 4) (void)log->store().keep_checkpoint(logged->front().checkpoint);
+    if (i % 5 != 4) continue;
+    if (Status status = log->store().keep_checkpoint(logged->front().checkpoint); !status)
+      keep(failure, status.error());
   }
   return promises;
 }
@@ -114,17 +126,45 @@ std::string put_files(const std::string& folder, const std::map<std::string, Byt
   return place + "/" + kFile;
 }
 
-void count(Tally& tally, const std::string& problem, std::size_t moment) {
-  ++tally.tried;
-  if (problem.empty()) ++tally.answered;
-  if (!problem.empty() && tally.problem.empty())
-    tally.problem = fmt::format("after call {}: {}", moment, problem);
-}
+// Trials in a folder. Power cuts that leave the same disk after the same promises are one.
+class Trials {
+ public:
+  Trials(std::string folder, std::string what, std::uint64_t seed)
+      : folder_(std::move(folder)), random_(seed), tally_{.what = std::move(what)} {}
+
+  void count(const std::string& problem, std::size_t moment) {
+    ++tally_.tried;
+    if (problem.empty()) ++tally_.answered;
+    if (!problem.empty() && tally_.problem.empty())
+      tally_.problem = fmt::format("after call {}: {}", moment, problem);
+  }
+
+  void cut_power(const std::vector<Call>& calls, const std::vector<Promise>& promises, std::size_t moment,
+                 Loss loss) {
+    const auto files = after_power_cut(calls, moment, loss, random_);
+    Sha256 hash;
+    hash.update_u64(static_cast<std::uint64_t>(
+        std::ranges::count_if(promises, [&](const Promise& promise) { return promise.calls <= moment; })));
+    for (const auto& [name, bytes] : files)
+      hash.update_u64(name.size()).update(name).update_u64(bytes.size()).update(bytes);
+    if (!disks_.insert(hash.finish()).second) return;
+    count(problem_of(put_files(folder_, files), promises, moment, tally_.lost), moment);
+  }
+
+  Tally& tally() { return tally_; }
+  // A moment from the first to the last.
+  std::size_t any(std::size_t first, std::size_t last) { return first + random_() % (last - first + 1); }
+
+ private:
+  std::string folder_;
+  std::mt19937_64 random_;
+  Tally tally_;
+  std::set<Digest> disks_;
+};
 
 }  // namespace
 
 Tally cut_power(const std::string& folder, std::size_t stride, std::uint64_t seed, bool lying) {
-  Tally tally{.what = "power cut while a ledger is written"};
   std::vector<Call> calls;
   std::vector<Promise> promises;
   {
@@ -138,20 +178,17 @@ Tally cut_power(const std::string& folder, std::size_t stride, std::uint64_t see
   for (Call& call : calls) {
     if (lying && call.kind == Call::kSync) call.file.clear();
   }
-  std::mt19937_64 random(seed);
-  for (std::size_t cut = 0; cut <= calls.size(); cut += stride) {
-    for (const Loss loss : {Loss::kAll, Loss::kNone, Loss::kSome, Loss::kTorn}) {
-      const std::string path = put_files(folder, after_power_cut(calls, cut, loss, random));
-      count(tally, problem_of(path, promises, cut, tally.lost), cut);
-    }
+  Trials trials(folder, "power cut while a ledger is written", seed);
+  for (std::size_t moment = 0; moment <= calls.size(); moment += stride) {
+    for (const Loss loss : {Loss::kAll, Loss::kNone, Loss::kSome, Loss::kTorn})
+      trials.cut_power(calls, promises, moment, loss);
   }
-  return tally;
+  return trials.tally();
 }
 
 Tally fail_disk(const std::string& folder, std::size_t stride, std::uint64_t seed) {
-  Tally tally{.what = "full disk or failed flush"};
-  std::mt19937_64 random(seed);
-  for (std::size_t moment = 0;; moment += stride) {
+  Trials trials(folder, "full disk or failed flush", seed);
+  for (std::size_t number = 0;; number += stride) {
     const std::string place = folder + "/failing";
     std::filesystem::remove_all(place);
     std::filesystem::create_directory(place);
@@ -159,23 +196,23 @@ Tally fail_disk(const std::string& folder, std::size_t stride, std::uint64_t see
     std::optional<Error> failure;
     std::vector<Promise> promises;
     std::vector<Call> calls;
+    std::size_t failed_after = 0;
     {
       RecordingVfs vfs;
-      vfs.fail_at(moment);
+      vfs.fail_at(number);
       promises = grow(path, vfs, seed, failure);
-      if (!vfs.failed()) return tally;
+      if (!vfs.failed_after()) return trials.tally();
+      failed_after = *vfs.failed_after();
       calls = vfs.calls();
     }
     std::string problem;
     if (failure && failure->kind != ErrorKind::kEnvironment)
       problem = "another error than the disk's: " + failure->message;
-    if (problem.empty()) problem = problem_of(path, promises, SIZE_MAX, tally.lost);
-    count(tally, problem, moment);
-    const std::size_t cut = moment + random() % (calls.size() - std::min(moment, calls.size() - 1));
-    const Loss loss = random() % 2 == 0 ? Loss::kSome : Loss::kAll;
-    count(tally,
-          problem_of(put_files(folder, after_power_cut(calls, cut, loss, random)), promises, cut, tally.lost),
-          cut);
+    if (problem.empty()) problem = problem_of(path, promises, SIZE_MAX, trials.tally().lost);
+    trials.count(problem, failed_after);
+    for (const std::size_t moment : {trials.any(failed_after, calls.size()), calls.size()}) {
+      for (const Loss loss : {Loss::kAll, Loss::kSome}) trials.cut_power(calls, promises, moment, loss);
+    }
   }
 }
 

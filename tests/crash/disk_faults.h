@@ -15,12 +15,14 @@ struct Tally {
 };
 
 /// The power fails between any two calls to the file system while a ledger grows, is closed and opened again;
-/// every `stride`-th moment, four ways of losing what was not flushed.
+/// every `stride`-th moment, four ways of losing what was not flushed, of which those that leave different
+/// disks are tried.
 /// With `lying` the disk flushes nothing that it is asked to, and records must be found to be lost: the
 /// trials notice.
 Tally cut_power(const std::string& folder, std::size_t stride, std::uint64_t seed, bool lying);
 
-/// A write finds the disk full, or a flush fails, at any call; then the power may fail, too.
+/// A write finds the disk full, or a flush fails, at every `stride`-th call that can fail; then the power
+/// fails, too, at some time and at the end.
 Tally fail_disk(const std::string& folder, std::size_t stride, std::uint64_t seed);
 
 }  // namespace fieldprint::crash

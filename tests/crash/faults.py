@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The campaign of faults: tries every kind that we can make, on ledgers of both kinds, and counts what was tried, what was
-answered as it must be (survived or detected), and how many acknowledged records were lost. Exit status 0: all answered and
-none lost.
+answered as it must be (survived or detected), and how many acknowledged records were lost. Controls, which are no faults and
+not in the sums, show that the faults are felt. Exit status 0: all answered and none lost.
 
 usage: faults.py [--quick] [--json] [--only sqlite|postgresql]
 
@@ -34,8 +34,8 @@ POSTGRESQL = kinds_kill.KINDS + kinds_server.KINDS + kinds_ledger.FORGERIES
 
 
 def totals(rows):
-    """The sums of rows."""
-    return {name: sum(row[name] for row in rows) for name in ("tried", "answered", "lost")}
+    """The sums of the rows of faults."""
+    return {name: sum(row[name] for row in rows if not row["control"]) for name in ("tried", "answered", "lost")}
 
 
 def print_table(rows, seconds):
@@ -47,8 +47,12 @@ def print_table(rows, seconds):
         section = [row for row in rows if row["store"] == store]
         print(f"{store:74} {'tried':>7} {'answered':>9} {'lost':>5}")
         for row in section:
-            line(f"  {row['what']}", row)
+            if not row["control"]:
+                line(f"  {row['what']}", row)
         line(f"  all of {store}", totals(section), f"   {seconds[store]:.0f} s")
+        for row in section:
+            if row["control"]:
+                line(f"  control: {row['what']}", row)
     line("all", totals(rows), f"   {sum(seconds.values()):.0f} s")
     for row in rows:
         if row["problem"]:
@@ -64,6 +68,7 @@ def main():
     # In memory where that is possible: a kill loses no page of a file, and power cuts are made from what was recorded.
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="fieldprint-faults-", dir=base)
+    os.environ["TMPDIR"] = folder  # what killed processes leave there goes with it
     rows, seconds = [], {}
     try:
         for store, kinds in (("SQLite", SQLITE), ("PostgreSQL", POSTGRESQL)):
@@ -72,7 +77,7 @@ def main():
             begin = time.monotonic()
             server = Server.begin(base) if store == "PostgreSQL" else None
             if store == "PostgreSQL" and server is None:
-                print("PostgreSQL is left out: no server is installed; run tools/setup", file=sys.stderr)
+                print("PostgreSQL is left out: no server is installed; run tools/setup --tests", file=sys.stderr)
                 continue
             campaign = Campaign(folder, options.quick, server)
             for kind in kinds:

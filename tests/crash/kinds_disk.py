@@ -20,7 +20,7 @@ def power(campaign):
 
 def lying(campaign):
     """A disk that flushes nothing: the campaign must find records lost, or its power cuts prove nothing."""
-    row = campaign.row("the campaign notices a disk that does not flush")
+    row = campaign.row("the campaign notices a disk that does not flush", control=True)
     line = json.loads(tool("lying-disk", campaign.folder(), 41, 1).stdout)
     row.count(line["lost"] > 0, problem="no record was lost")
 

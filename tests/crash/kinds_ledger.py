@@ -25,6 +25,7 @@ def succeed(*arguments):
 def forks(campaign):
     """Two readers are shown two ledgers by one key that begin alike."""
     row = campaign.row("forked ledger shown to two readers")
+    honest_row = campaign.row("forks that are sound in themselves, and honest proofs", control=True)
     for seed in range(2 if campaign.quick else 12):
         left = grown(campaign, 6 + seed, 100 + seed)
         right = left.copy(campaign.folder())
@@ -39,7 +40,7 @@ def forks(campaign):
         for mine, other in ((left, right), (right, left)):
             # Either ledger is sound in itself, and is not with the other's checkpoint held against it.
             status, said = audit(mine)
-            row.count(status == 0, problem=f"a fork is not sound in itself: {said}")
+            honest_row.count(status == 0, problem=f"a fork is not sound in itself: {said}")
             status, said = audit(mine, "--checkpoint", notes[other])
             row.count(status == 1 and "the published checkpoint" in said, problem=f"the other's checkpoint passes: {said}")
         # No proof leads from one to the other.
@@ -48,7 +49,7 @@ def forks(campaign):
         honest = os.path.join(large.folder, "proof.json")
         with open(honest, "w", encoding="utf-8") as file:
             json.dump(proof, file)
-        row.count(fieldprint("ledger", "check-proof", "--file", honest).returncode == 0, problem="an honest proof fails")
+        honest_row.count(fieldprint("ledger", "check-proof", "--file", honest).returncode == 0, problem="an honest proof fails")
         with open(notes[small], encoding="utf-8") as file:
             proof["root1"] = file.read().split("\n")[2]
         forged = os.path.join(large.folder, "forged.json")
@@ -89,7 +90,8 @@ def replays(campaign):
     source = grown(campaign, 12, 5)
     for kind in ("exchanged", "replayed in another's place", "replayed at the end", "left out", "reversed"):
         row_of_kind = campaign.row(f"records {kind}, hashes made to fit")
-        for place in range(0, 16, 8 if campaign.quick else 1):
+        places = (0,) if kind == "reversed" else range(0, 16, 8 if campaign.quick else 1)
+        for place in places:
             for with_hashes in (False, True):
                 at = source.copy(campaign.folder())
                 forged = reorder([row[1] for row in at.rows("leaves")], kind, place)

@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 
@@ -14,23 +15,27 @@ from crash_common import INJECTED, TIMEOUT_S, TOOL, audit, check, environment, g
 from kinds_disk import alter_bit
 from kinds_kill import appends, commits, ledger_points
 from places import TABLES, PostgresPlace
+from processes import started, stops
 
 MOST_PASSES = 8
+NO_SPACE = "No space left on device"
+
+
+def begun(*words, fault=None):
+    """crash_tool in the background."""
+    return started([TOOL, *map(str, words)], env=environment(fault), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def stopped(campaign, fault):
     """Runs a program until it stops at a fault; then its server is killed and started again, and it goes on."""
     def start(program, *words):
         del program
-        process = subprocess.Popen([TOOL, *map(str, words)], env=environment(fault), stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True)
-        # Of a process that ends the status is left for communicate().
-        found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        if found.si_code == os.CLD_STOPPED:
-            campaign.server.kill()
-            campaign.server.start()
-            process.send_signal(signal.SIGCONT)
-        out, err = process.communicate(timeout=TIMEOUT_S)
+        with begun(*words, fault=fault) as process:
+            if stops(process):
+                campaign.server.kill()
+                campaign.server.start()
+                process.send_signal(signal.SIGCONT)
+            out, err = process.communicate(timeout=TIMEOUT_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
     return start
 
@@ -39,19 +44,22 @@ def killed_server(campaign):
     """kill -9 of the server while a process stands at a durable step."""
     kinds = [("an appending process", lambda start, n: appends(campaign, start, 10 * n), (0, 3)),
              ("an engine that commits", lambda start, n: commits(campaign, start, n), (0,))]
-    kinds = kinds[1:] if campaign.quick else kinds
     rows = [campaign.row(f"kill -9 of the server under {what}, at each durable step") for what, _, _ in kinds]
-    names = [name for name, _ in ledger_points() if not name.startswith("anchor")]
-    for name in names:
+    never = campaign.row("durable steps at which the server was killed", control=True)
+    # An anchor's steps are taken by `fieldprint` alone.
+    for name in (name for name, _ in ledger_points() if not name.startswith("anchor")):
+        reached = False
         for row, (_, attempt, wanted) in zip(rows, kinds):
-            for number in (2,) if campaign.quick else range(1, MOST_PASSES):
+            for number in range(1, 3 if campaign.quick else MOST_PASSES):
                 ended, lost, problem = attempt(stopped(campaign, f"stop:{name}:{number}"), number)
                 if INJECTED not in ended.stderr and not problem:
                     break
+                reached |= INJECTED in ended.stderr
                 # Tables that are being made when the server is lost are not made; the next process makes them.
                 if ended.returncode not in (*wanted, *((3,) if "schema" in name else ())):
                     problem = problem or f"ended with {ended.returncode}: {ended.stderr.strip()}"
                 row.count(not problem, lost, f"{name}, pass {number}: {problem}")
+        never.count(reached, problem=f"no process came to {name}")
 
 
 class Proxy:
@@ -97,7 +105,7 @@ class Proxy:
                         to_server.sendall(message)
                         time.sleep(0.05)  # it is done when the answer, which nobody reads, is written
                     client.shutdown(socket.SHUT_RDWR)
-                    to_server.close()
+                    to_server.shutdown(socket.SHUT_RDWR)  # closing says nothing while answers() still reads from it
                     return
                 to_server.sendall(message)
         with contextlib.suppress(OSError):
@@ -224,13 +232,28 @@ def small_disk(campaign):
         yield disk
         campaign.server.query("postgres", "CHECKPOINT; DROP TABLESPACE small")
     finally:
-        run("umount", disk)
+        if run("umount", disk).returncode != 0:
+            run("umount", "--lazy", disk)  # it goes when nobody uses it any more
+            raise AssertionError("the small disk is still in use")
+
+
+def waits_for_room(server, process, refusals):
+    """Whether the server tells a process, its only client, that there is no room, as it has told others `refusals` times, and
+    the process still waits a second later."""
+    end = time.monotonic() + TIMEOUT_S
+    while server.told().count(NO_SPACE) == refusals:
+        if process.poll() is not None or time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    time.sleep(1)
+    return process.poll() is None
 
 
 def full_disk(campaign):
     """The server's disk is full. An appender says so; an engine waits until there is room."""
     with small_disk(campaign) as disk:
         if disk is None:
+            print("the server's full disk is left out: only root may mount a small one", file=sys.stderr)
             return
         row = campaign.row("the server's disk is full, and later has room")
         for seed in range(1 if campaign.quick else 5):
@@ -242,14 +265,13 @@ def full_disk(campaign):
                 while file.write(bytes(1 << 12)):
                     pass
             full = tool("append", place.word, 400, 2000 + seed)
-            engine = subprocess.Popen([TOOL, "commits", place.word, str(seed)], env=environment(None), stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, text=True)
-            time.sleep(1)
-            waits = engine.poll() is None
-            os.unlink(ballast)
-            out, err = engine.communicate(timeout=TIMEOUT_S)
+            refusals = campaign.server.told().count(NO_SPACE)
+            with begun("commits", place.word, seed) as engine:
+                waits = waits_for_room(campaign.server, engine, refusals)
+                os.unlink(ballast)
+                out, err = engine.communicate(timeout=TIMEOUT_S)
             lost, problem = check(place, "\n".join((said, full.stdout, out)))
-            if full.returncode != 3 or "No space left on device" not in full.stderr:
+            if full.returncode != 3 or NO_SPACE not in full.stderr:
                 problem = problem or f"the appender felt no full disk: {full.returncode}: {full.stderr}"
             if not waits or engine.returncode != 0:
                 problem = problem or f"the engine did not wait: {engine.returncode}: {err}"

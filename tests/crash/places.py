@@ -61,9 +61,9 @@ class SqlitePlace:
     def update(self, table, keys, column, value):
         """A statement that alters one value."""
         where = " AND ".join(f"{name} = ?" for name in TABLES[table][0]) or "1"
-        if column == "note":
-            value = value.decode("latin-1")
-        return f"UPDATE {table} SET {column} = ? WHERE {where}", [value, *keys]
+        # A note is text, and keeps its type when its bytes are altered, UTF-8 or not.
+        given = "CAST(? AS TEXT)" if column == "note" else "?"
+        return f"UPDATE {table} SET {column} = {given} WHERE {where}", [value, *keys]
 
     def clear(self, table, where=""):
         """A statement that deletes rows."""

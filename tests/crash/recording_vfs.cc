@@ -138,6 +138,16 @@ void apply(Bytes& file, const Call& call, std::size_t length) {
   std::copy_n(call.bytes.begin(), length, file.begin() + call.offset);
 }
 
+// What reaches the disk of writes that nothing has flushed.
+void settle(Bytes& file, const std::vector<const Call*>& pending, Loss loss, std::mt19937_64& random) {
+  for (const Call* one : pending) {
+    const bool kept = loss == Loss::kNone || (loss != Loss::kAll && random() % 2 == 0);
+    if (!kept) continue;
+    const bool torn = loss == Loss::kTorn && !one->bytes.empty() && random() % 2 == 0;
+    apply(file, *one, torn ? random() % one->bytes.size() : one->bytes.size());
+  }
+}
+
 }  // namespace
 
 RecordingVfs::RecordingVfs() {
@@ -166,23 +176,23 @@ std::vector<Call> RecordingVfs::calls() const {
 void RecordingVfs::fail_at(std::size_t number) {
   const std::lock_guard lock(mutex_);
   fail_at_ = number;
-  failed_ = false;
 }
 
-bool RecordingVfs::failed() const {
+std::optional<std::size_t> RecordingVfs::failed_after() const {
   const std::lock_guard lock(mutex_);
-  return failed_;
+  return failed_after_;
 }
 
 int RecordingVfs::record(Call call, const std::function<int(bool fail)>& perform) {
   const std::lock_guard lock(mutex_);
   const bool can_fail = call.kind != Call::kOpen && call.kind != Call::kDelete;
-  const bool fail = can_fail && !failed_ && calls_.size() >= fail_at_;
-  failed_ = failed_ || fail;
+  const bool fail = can_fail && could_fail_++ == fail_at_;
+  if (fail) failed_after_ = calls_.size();
   const int code = perform(fail);
-  // Of a flush that failed nothing is known, and a failed write is half done.
+  if (fail && call.kind == Call::kTruncate) return code;
   if (fail && call.kind == Call::kWrite) call.bytes.resize(call.bytes.size() / 2);
-  if (!fail || call.kind == Call::kWrite) calls_.push_back(std::move(call));
+  if (fail && call.kind == Call::kSync) call.kind = Call::kFailedSync;
+  calls_.push_back(std::move(call));
   return code;
 }
 
@@ -197,21 +207,14 @@ std::map<std::string, Bytes> after_power_cut(const std::vector<Call>& calls, std
     } else if (call.kind == Call::kDelete) {
       files.erase(call.file);
       pending.erase(call.file);
-    } else if (call.kind == Call::kSync) {
-      for (const Call* one : pending[call.file]) apply(files[call.file], *one, one->bytes.size());
+    } else if (call.kind == Call::kSync || call.kind == Call::kFailedSync) {
+      settle(files[call.file], pending[call.file], call.kind == Call::kSync ? Loss::kNone : loss, random);
       pending.erase(call.file);
     } else {
       pending[call.file].push_back(&call);
     }
   }
-  for (const auto& [name, lost] : pending) {
-    for (const Call* one : lost) {
-      const bool kept = loss == Loss::kNone || (loss != Loss::kAll && random() % 2 == 0);
-      if (!kept) continue;
-      const bool torn = loss == Loss::kTorn && !one->bytes.empty() && random() % 2 == 0;
-      apply(files[name], *one, torn ? random() % one->bytes.size() : one->bytes.size());
-    }
-  }
+  for (const auto& [name, writes] : pending) settle(files[name], writes, loss, random);
   return files;
 }
 

@@ -149,7 +149,7 @@ class LifecycleTest(Office, ToolTest):
         self.refused(BAD_USAGE, ["2026-11-25T21:14:28Z"], "propose", self.write("x.txt", "x"), "--not-after", "tomorrow", by="ann")
 
 
-@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup")
+@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup --tests")
 class DatabaseTest(Office, ToolTest):
     def test_the_lifecycle_in_a_database(self):
         self.office("--data", self.path("keys"), "--database", database("anchors"))

@@ -10,6 +10,7 @@ import subprocess
 import unittest
 
 from command_line import (BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, GGUF, CommandLineTest, limit_file_size, model, run)
+from processes import started, stops
 
 
 class UsageTest(CommandLineTest):
@@ -247,15 +248,21 @@ class FullDiskTest(CommandLineTest):
         self.assertEqual(["answer.json"], os.listdir(receipts))
         self.assertIsNone(ended.lines()[0]["receipt"])
 
+    @contextlib.contextmanager
+    def stopped(self, step, *arguments):
+        """A run that has stopped at its first pass of a durable step."""
+        with started([BINARY, *map(str, arguments)], env={**os.environ, "FIELDPRINT_FAULT": f"stop:{step}:1"},
+                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            self.assertTrue(stops(process), f"it does not come to {step}")
+            yield process
+
     def test_a_ledger_that_is_locked_for_too_long_leaves_no_receipt(self):
         """The answer's record is durable when the ledger is taken away; no verdict comes, so that it does not hold."""
         data, receipts = self.path("data"), self.path("receipts")
         self.succeed(*self.asked("--data", data))
-        process = subprocess.Popen([BINARY, *map(str, self.asked("--data", data, "--receipts", receipts, "--ledger-patience", 1))],
-                                   env={**os.environ, "FIELDPRINT_FAULT": "stop:commits.recorded:1"}, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        with contextlib.closing(sqlite3.connect(os.path.join(data, "ledger.sqlite"))) as other:
+        asked = self.asked("--data", data, "--receipts", receipts, "--ledger-patience", 1)
+        with self.stopped("commits.recorded", *asked) as process, \
+                contextlib.closing(sqlite3.connect(os.path.join(data, "ledger.sqlite"))) as other:
             other.execute("BEGIN IMMEDIATE")
             process.send_signal(signal.SIGCONT)
             out, err = process.communicate(timeout=120)
@@ -271,24 +278,21 @@ class FullDiskTest(CommandLineTest):
         with self.small_disk() as disk:
             data = os.path.join(disk, "data")
             self.succeed(*self.asked("--data", data))
-            process = subprocess.Popen([BINARY, *map(str, self.asked("--data", data))],
-                                       env={**os.environ, "FIELDPRINT_FAULT": "stop:commits.before_append:1"},
-                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            ballast = os.path.join(disk, "ballast")
-            with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
-                while file.write(bytes(1 << 12)):
-                    pass
-            process.send_signal(signal.SIGCONT)
-            said = ""
-            while "answers wait for the ledger" not in said:
-                line = process.stderr.readline()
-                self.assertTrue(line, f"the full disk was not felt: {said}")
-                said += line
-            self.assertIn(data, said)
-            self.assertIsNone(process.poll())
-            os.unlink(ballast)
-            out, err = process.communicate(timeout=120)
+            with self.stopped("commits.before_append", *self.asked("--data", data)) as process:
+                ballast = os.path.join(disk, "ballast")
+                with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while file.write(bytes(1 << 12)):
+                        pass
+                process.send_signal(signal.SIGCONT)
+                said = ""
+                while "answers wait for the ledger" not in said:
+                    line = process.stderr.readline()
+                    self.assertTrue(line, f"the full disk was not felt: {said}")
+                    said += line
+                self.assertIn(data, said)
+                self.assertIsNone(process.poll())
+                os.unlink(ballast)
+                out, err = process.communicate(timeout=120)
             self.assertEqual(DONE, process.returncode, err)
             self.assertIn("the ledger is back", err)
             self.assertIn('"id":"answer"', out)

@@ -42,10 +42,20 @@ class Served:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.messages)
 
     def __enter__(self):
-        line = self.process.stdout.readline()
-        self.test.assertTrue(line, self.err())
-        self.url = json.loads(line)["url"]
+        try:
+            line = self.process.stdout.readline()
+            self.test.assertTrue(line, self.err())
+            self.url = json.loads(line)["url"]
+        except BaseException:
+            self.kill()  # nobody else does: there is no __exit__ without an __enter__
+            raise
         return self
+
+    def kill(self):
+        """Leaves nothing of it."""
+        self.process.kill()
+        self.process.communicate()
+        self.messages.close()
 
     def err(self):
         """What it has said on stderr."""
@@ -62,13 +72,11 @@ class Served:
             if self.process.poll() is None:
                 self.stop()
         finally:
-            self.process.kill()
-            self.process.communicate()
-            self.messages.close()
+            self.kill()
 
 
 @unittest.skipUnless(shutil.which("go") and os.path.isdir(os.path.join(GO_PACKAGES, "src/golang.org/x/mod/sumdb/tlog")),
-                     "no Go with golang-golang-x-mod-dev; run tools/setup")
+                     "no Go with golang-golang-x-mod-dev; run tools/setup --tests")
 class GoLogTest(LedgerTest):
     """A test with a client that we did not write."""
 

@@ -16,6 +16,7 @@ import unittest
 from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, REFUTED, CommandLineTest, model, run
 from ledger_log import GoLogTest, LedgerTest
 from private_postgres import database, server
+from processes import started
 
 VECTORS = os.environ.get("FIELDPRINT_MERKLE_VECTORS", "")
 
@@ -174,11 +175,11 @@ class AuditTest(LedgerTest):
         for number in range(12):
             folder = self.path(f"killed-{number}")
             command = [BINARY, "bench", "ledger", "--data", folder, "--appends", "1000000", "--threads", "32", "--proof-leaves", "0"]
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            with started(command, stdout=subprocess.DEVNULL) as process:
                 while not os.path.exists(os.path.join(folder, "ledger.pub")):
+                    self.assertIsNone(process.poll(), "the writer has ended")
                     time.sleep(0.01)
                 time.sleep(choose.uniform(0, 0.6))
-                process.kill()
             ended = run("ledger", "audit", "--data", folder, "--json")
             self.assertEqual(DONE, ended.status, ended)
             # Every record is under a checkpoint: the two are committed together.
@@ -264,7 +265,7 @@ class GoClientTest(GoLogTest):
                 file.write(content)
 
 
-@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup")
+@unittest.skipUnless(server(), "no PostgreSQL server is installed; run tools/setup --tests")
 class PostgresTest(LedgerTest):
     def test_a_ledger_in_a_database(self):
         url = database("whole")

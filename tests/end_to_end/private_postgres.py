@@ -1,6 +1,7 @@
 """A private PostgreSQL server of Debian's package, on a Unix socket in a temporary folder."""
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import glob
@@ -22,6 +23,17 @@ def end_with_parent():
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
+def children_of(parent):
+    """The processes that a process has started and that have not ended."""
+    children = []
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            pid, rest = path.split("/")[2], file.read().rpartition(")")[2]  # proc(5): pid (name) state parent ...
+            if int(rest.split()[1]) == parent:
+                children.append(int(pid))
+    return children
+
+
 class Server:
     """A server that ends with its process. Run by root it serves as the user postgres, because it refuses root."""
 
@@ -32,6 +44,7 @@ class Server:
         self.folder = tempfile.mkdtemp(prefix="fieldprint-pg-", dir=base)
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.data = os.path.join(self.folder, "data")
+        self.log = os.path.join(self.folder, "log")
         self.user = {}
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
@@ -64,9 +77,10 @@ class Server:
         """Starts it, again if need be: the processes of one that was killed hold its memory until they notice."""
         for _ in range(1200):
             if self.process is None or self.process.poll() is not None:
-                self.process = subprocess.Popen(
-                    [self.program("postgres"), "-D", self.data, "-k", self.folder, "-h", "", "-c", "max_connections=50"],
-                    preexec_fn=end_with_parent, **self.quiet)
+                with open(self.log, "ab") as log:
+                    self.process = subprocess.Popen(
+                        [self.program("postgres"), "-D", self.data, "-k", self.folder, "-h", "", "-c", "max_connections=50",
+                         "-c", "log_line_prefix=%r "], preexec_fn=end_with_parent, **{**self.quiet, "stderr": log})
             if subprocess.run([self.program("pg_isready"), "-q", "-h", self.folder], check=False).returncode == 0:
                 return
             time.sleep(0.05)
@@ -84,8 +98,16 @@ class Server:
         self.end(signal.SIGINT)
 
     def kill(self):
-        """Kills it without a word to anybody."""
+        """Kills it without a word to anybody, with those of its processes that serve connections: these would go on for as
+        long as they are kept busy."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGSTOP)  # so that it starts no more
+        serving = children_of(self.process.pid)
         self.end(signal.SIGKILL)
+        for child in serving:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def url(self, name, host=None):
         """The URL of a database."""
@@ -101,6 +123,11 @@ class Server:
     def drop(self, name):
         """Removes a database, whoever is connected."""
         subprocess.run([self.program("dropdb"), "-f", "-h", self.folder, "-U", "postgres", name], check=True)
+
+    def told(self):
+        """What it has told clients of errors, by its log: not what its own processes met."""
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return "".join(line for line in file if line.startswith("[local] "))
 
     def query(self, name, sql):
         """The lines that statements give, columns with | between them."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import unittest
 
-from command_line import BAD_USAGE, DONE, REFUTED, CommandLineTest, backends, limit_file_size, model, run
+from command_line import BAD_USAGE, BINARY, DONE, REFUTED, CommandLineTest, backends, limit_file_size, model, run
 
 POLICY = "You are a courteous guide. Answer in one short sentence.\n"
 QUESTIONS = ["What is the capital of France?", "Name a colour of the rainbow.", "Write two lines about the sea."]
@@ -307,7 +307,6 @@ print(usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
 
 def peak_memory(arguments):
     """Runs fieldprint; peak resident bytes and exit status."""
-    from command_line import BAD_USAGE, BINARY
     spawned = subprocess.run([sys.executable, "-c", SPAWN, BINARY, *arguments], stdout=subprocess.PIPE, text=True,
                              check=True)
     peak, status = spawned.stdout.split()

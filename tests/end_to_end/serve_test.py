@@ -13,6 +13,7 @@ import urllib.request
 from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, TIMEOUT_S, run
 from ledger_log import GoLogTest, LedgerTest, Served
 from private_postgres import database
+from processes import started
 
 
 class ServeTest(LedgerTest):
@@ -95,7 +96,7 @@ class GoFollowsTest(GoLogTest):
             place = ["--data", folder, *more]
             writer = [BINARY, "bench", "ledger", *place, "--appends", "10000000", "--repeats", "1", "--leaf-bytes", "60",
                       "--threads", "4", "--proof-leaves", "0"]
-            with subprocess.Popen(writer, stdout=subprocess.DEVNULL) as process:
+            with started(writer, stdout=subprocess.DEVNULL) as process:
                 self.wait_for_checkpoint(place)
                 with Served(self, *place) as served:
                     ended = self.client(served.url, folder, "20")

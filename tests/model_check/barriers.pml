@@ -304,7 +304,7 @@ inline read_info(task) {
 inline read_queries(task) {
   for (i : 0 .. LANES - 1) { assert(queries[i] == task + 1) }
 }
-inline read_unit(last) {
+inline read_unit() {
   ENDED(filled[slot], parity);
 #ifdef BUG_RELEASED_EARLY
   arrive(emptied[slot]);
@@ -341,13 +341,13 @@ proctype Consumer() {
     tile = 0;
     do
     :: tile < TILES ->
-      read_unit(tile);
+      read_unit();
       read_info(task);
       if
       :: tile + 1 == TILES -> arrive(queries_empty)
       :: else
       fi;
-      read_unit(tile);
+      read_unit();
       tile++
     :: else -> break
     od;

@@ -26,11 +26,13 @@ MEMORY_MIB = 2000
 SAFETY = ("no effect without a validated cause, no use of a revoked anchor, acknowledged commits survive, each is in the "
           "ledger once")
 PROGRESS = "every sealed commit is validated or refuted, or its trajectory lost in a crash"
-# Sizes: trajectories, commits of each, effects, crashes, appends that give an error.
+# Sizes: trajectories, commits of each, effects, crashes, appends that give an error; progress is of one commit of one
+# trajectory, the first if it does not say.
 SAFETY_SIZES = ({"NT": 1, "NC": 3, "NE": 2, "CRASHES": 2}, {"NT": 2, "NC": 2, "NC1": 1, "NE": 1, "CRASHES": 1},
                 {"NT": 1, "NC": 3, "NE": 1, "CRASHES": 1, "LOSSES": 2})
 PROGRESS_SIZES = ({"NT": 1, "NC": 3, "PROGRESS_N": 0}, {"NT": 1, "NC": 3, "PROGRESS_N": 2},
-                  {"NT": 2, "NC": 1, "PROGRESS_N": 0}, {"NT": 1, "NC": 2, "PROGRESS_N": 0, "LOSSES": 1})
+                  {"NT": 2, "NC": 1, "PROGRESS_N": 0}, {"NT": 2, "NC": 1, "PROGRESS_N": 0, "PROGRESS_T": 1},
+                  {"NT": 1, "NC": 2, "PROGRESS_N": 0, "LOSSES": 1})
 
 # A rule that is broken, and the words of the assertion that must notice.
 SURVIVES, CAUSED, UNREVOKED, AHEAD = r"promised\[i\]<=led", r"vled", r"promised_revoked", r"sealed.*validated.*<2"
@@ -74,7 +76,8 @@ def processor_time():
 
 def explore(folder, size, bug=None, progress=False, model=MODEL):
     """Explores all states: (errors, states, MiB, processor seconds, what spin says). A search that was cut short is no answer."""
-    subprocess.run(["spin", "-a", *flags(size, bug), *(["-DPROGRESS", "-DPROGRESS_T=0"] if progress else []), model],
+    claim = ["-DPROGRESS", *([] if "PROGRESS_T" in size else ["-DPROGRESS_T=0"])] if progress else []
+    subprocess.run(["spin", "-a", *flags(size, bug), *claim, model],
                    cwd=folder, check=True, stdout=subprocess.DEVNULL)
     options = ["-DNFAIR=3"] if progress else ["-DSAFETY", "-DNOCLAIM"]
     subprocess.run(["cc", "-O2", "-w", "-DCOLLAPSE", f"-DMEMLIM={MEMORY_MIB}", *options, "-o", "pan", "pan.c"], cwd=folder,

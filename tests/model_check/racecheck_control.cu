@@ -11,7 +11,7 @@
 /// What compute-sanitizer's racecheck makes of barriers in shared memory: a ring of slots from one warp to
 /// two, and warps that take turns, each right in two ways and wrong in others. tools/racecheck runs them all.
 ///
-///   usage: racecheck_control NAME      prints whether the sum came out as it must
+///   usage: racecheck_control NAME      prints whether the sum came out as it must; exit status 1 if not
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -123,7 +123,7 @@ int run(std::string_view name) {
     check(cudaMemcpy(&found, sum, sizeof(found), cudaMemcpyDeviceToHost), "cudaMemcpy");
     check(cudaFree(sum), "cudaFree");
     std::printf("%s: %s\n", name.data(), found == trial.sum ? "as it must be" : "wrong");
-    return 0;
+    return found == trial.sum ? 0 : 1;
   }
   std::fprintf(stderr, "racecheck_control: there is no '%s'\n", name.data());
   return 2;
