@@ -31,6 +31,8 @@ LedgerAnchors::~LedgerAnchors() {
 
 void LedgerAnchors::follow() {
   std::unique_lock lock(mutex_);
+  // What the watch finds once may be this process's own, of which the authority is about to be told.
+  bool was_stale = false;
   while (true) {
     const bool watched = std::chrono::steady_clock::now() < watched_until_;
     wake_.wait_for(lock, watched ? kWatchInterval : bounds::kMaxLedgerSilence,
@@ -38,7 +40,10 @@ void LedgerAnchors::follow() {
     if (stop_) return;
     const bool wanted = std::exchange(wanted_, false);
     lock.unlock();
-    const Status status = watched && !wanted && authority_.fresh() ? Status() : poll();
+    const bool stale = watched && !authority_.fresh();
+    const bool due = wanted || !watched || (stale && was_stale);
+    was_stale = stale && !due;
+    const Status status = due ? poll() : Status();
     lock.lock();
     if (!status) wake_.wait_for(lock, kRetry, [&] { return stop_; });
   }

@@ -30,7 +30,7 @@ class TemporaryPostgres {
   static std::unique_ptr<TemporaryPostgres> start(std::string& why) {
     const std::string programs = find_programs();
     if (programs.empty()) {
-      why = "no PostgreSQL server is installed; run tools/setup";
+      why = "no PostgreSQL server is installed; run tools/setup --tests";
       return nullptr;
     }
     std::unique_ptr<TemporaryPostgres> server(new TemporaryPostgres(programs));
