@@ -12,7 +12,7 @@ import urllib.request
 
 from command_line import BAD_USAGE, BINARY, DONE, ENVIRONMENT_FAILED, TIMEOUT_S, run
 from ledger_log import GoLogTest, LedgerTest, Served
-from private_postgres import database
+from private_postgres import children_of, database, server
 from processes import started
 
 
@@ -80,6 +80,51 @@ class ServeTest(LedgerTest):
                     start = time.monotonic()
                     served.stop()
                     self.assertLess(time.monotonic() - start, 10)
+
+    def test_a_log_of_requests_that_cannot_be_written_ends_nothing(self):
+        folder = self.grow("log", 5)
+        command = [BINARY, "ledger", "serve", "--data", folder, "--listen", "127.0.0.1:0", "--json", "--verbose"]
+        with open("/dev/full", "wb") as full, started(command, stdout=subprocess.PIPE, stderr=full) as process:
+            url = json.loads(process.stdout.readline())["url"]
+            for _ in range(3):
+                self.assertEqual(200, self.get(url + "/checkpoint")[0])
+            process.terminate()
+            self.assertEqual(DONE, process.wait(TIMEOUT_S))
+
+    def test_what_clients_send_is_escaped_where_it_is_shown(self):
+        with Served(self, "--data", self.grow("log", 5), "--verbose") as served:
+            host, port = served.url.removeprefix("http://").split(":")
+            for sent in (b"\x1b[31mEVIL\x07 /\x1b HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: a\nRange: bytes=0-9\r\n\r\n"):
+                with socket.create_connection((host, int(port))) as client:
+                    client.sendall(sent)
+                    self.assertTrue(client.recv(100).startswith(b"HTTP/1.1 400 "))
+            served.stop()
+            self.assertIn(r" \x1b[31mEVIL\x07 /\x1b 400 0", served.err())
+            self.assertIn("127.0.0.1 - - 400 0\n", served.err())
+            self.assertNotIn("\x1b", served.err())
+
+    def test_it_ends_beside_a_database_that_stands_still(self):
+        if server() is None:
+            self.skipTest("no PostgreSQL server; run tools/setup --tests")
+        url = database("still")
+        folder = self.grow("still", 5, "--database", url)
+        with started([BINARY, "ledger", "serve", "--data", folder, "--database", url, "--listen", "127.0.0.1:0", "--json"],
+                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            host, port = json.loads(process.stdout.readline())["url"].removeprefix("http://").split(":")
+            serving = children_of(server().process.pid)
+            try:
+                for child in serving:
+                    os.kill(child, signal.SIGSTOP)
+                with socket.create_connection((host, int(port))) as client:
+                    client.sendall(b"GET /checkpoint HTTP/1.1\r\n\r\n")
+                    time.sleep(0.2)  # it waits for the database now, or will when it is told to end
+                    process.terminate()
+                    time.sleep(0.2)
+                    process.terminate()
+                    self.assertEqual(ENVIRONMENT_FAILED, process.wait(TIMEOUT_S))
+            finally:
+                for child in serving:
+                    os.kill(child, signal.SIGCONT)
 
 
 class GoFollowsTest(GoLogTest):
