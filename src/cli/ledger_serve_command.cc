@@ -131,8 +131,7 @@ void add_ledger_serve_command(CLI::App& ledger, Action& action) {
   CLI::App* command = ledger.add_subcommand(
       "serve", "serve the log over HTTP to be read (c2sp.org/tlog-tiles), while others append to it");
   add_place_options(*command, options->place);
-  command->add_option("--listen", options->listen, "HOST:PORT to listen on; port 0 takes a free one")
-      ->capture_default_str();
+  command->add_option("--listen", options->listen, "HOST:PORT to listen on; port 0 takes a free one");
   command->add_flag("--verbose", options->verbose, "a line on stderr for each request");
   command->add_flag("--json", options->json, "say as one JSON object on stdout where it listens");
   command->callback([&action, options] { action = [options] { return serve(*options); }; });

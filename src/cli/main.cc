@@ -42,10 +42,19 @@ int act(const Action& action) {
   }
 }
 
+/// A list that is empty by default need not say so.
+void hide_empty_defaults(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    if (option->get_default_str() == "[]") option->default_str("");
+  }
+  for (CLI::App* part : app.get_subcommands({})) hide_empty_defaults(*part);
+}
+
 int run_command_line(int argc, char** argv) {
   CLI::App app{"fieldprint: verifiable inference for long-running agents"};
   app.name("fieldprint");
   app.require_subcommand(1);
+  app.option_defaults()->always_capture_default();  // for every command: --help says them
   app.footer(
       "Exit codes: 0 done; 1 the answer is no; 2 bad usage or unreadable input; 3 the environment failed.");
   Action action;
@@ -57,6 +66,7 @@ int run_command_line(int argc, char** argv) {
   add_eval_command(app, action);
   add_bench_command(app, action);
   add_doctor_command(app, action);
+  hide_empty_defaults(app);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {
     return fmt::format("fieldprint: {}\nRun with --help for more information.\n", error.what());
   });
