@@ -140,9 +140,10 @@ class PrefixCache {
   /// The indexed blocks of the longest cached prefix of `keys`, each retained for the caller's table.
   std::vector<BlockId> match(std::span<const BlockKey> keys);
   /// The swapped blocks that begin `keys`, each in a new block that is retained for the caller's table and
-  /// indexed. What precedes them is what match gave, and still held. They are hashed where they lie now, all
-  /// at once, and end before the first whose digest is not the one with which it left, or for which no block
-  /// is available.
+  /// indexed. What precedes them is what match gave, and still held; those that another table has brought
+  /// back since then, and holds, come first and are shared. They are hashed where they lie now, all at once,
+  /// and end before the first whose digest is not the one with which it left, or for which no block is
+  /// available.
   std::vector<BlockId> bring_back(std::span<const BlockKey> keys);
   /// How many blocks match, and how many of these are cached (available now, and no longer once matched) and
   /// pinned; and how many after those are swapped: each takes an available block when it is brought back.
@@ -238,6 +239,7 @@ class PrefixCache {
   void make_unevictable(BlockId block);
   void remove_from_index(BlockId block);
   void evict_one();
+  std::vector<BlockId> share_held(std::span<const BlockKey> keys);
   std::vector<SwapArea::Content> take_swapped(std::span<const BlockKey> keys, std::vector<BlockId>& blocks);
   void index(BlockId block);
   void begin_hashing(std::vector<BlockId> blocks);

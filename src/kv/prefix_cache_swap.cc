@@ -9,10 +9,11 @@ std::optional<std::string> PrefixCache::take_swap_trouble() {
 }
 
 std::vector<BlockId> PrefixCache::bring_back(std::span<const BlockKey> keys) {
+  if (!swap_) return {};
+  std::vector<BlockId> back = share_held(keys);
   std::vector<BlockId> blocks;
-  if (!swap_) return blocks;
-  const std::vector<SwapArea::Content> contents = take_swapped(keys, blocks);
-  if (blocks.empty()) return blocks;
+  const std::vector<SwapArea::Content> contents = take_swapped(keys.subspan(back.size()), blocks);
+  if (blocks.empty()) return back;
   const std::vector<Digest> digests = block_digests(pool_.geometry(), hasher_, blocks);
   ++moment_;
   std::size_t good = 0;
@@ -36,6 +37,19 @@ std::vector<BlockId> PrefixCache::bring_back(std::span<const BlockKey> keys) {
     index(blocks[i]);
   }
   swap_->count_in(static_cast<std::int64_t>(good));
+  back.insert(back.end(), blocks.begin(), blocks.end());
+  return back;
+}
+
+/// Only what is held: what is merely cached is an available block, which another match may count on.
+std::vector<BlockId> PrefixCache::share_held(std::span<const BlockKey> keys) {
+  std::vector<BlockId> blocks;
+  for (const BlockKey& key : keys) {
+    const auto found = index_.find(key);
+    if (found == index_.end() || entry(found->second).evictable) break;
+    pool_.retain(found->second);
+    blocks.push_back(found->second);
+  }
   return blocks;
 }
 

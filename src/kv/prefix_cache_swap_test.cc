@@ -120,6 +120,26 @@ TEST(PrefixCacheSwap, AResidentPrefixGoesOnWithItsSwappedRest) {
   EXPECT_EQ(again.bring_back(kFive), 0);
 }
 
+TEST(PrefixCacheSwap, WhatOneTableBringsBackIsSharedByThoseThatMatchedBefore) {
+  Fixture f(12);
+  f.leave(kFive);
+  f.push_out();
+  BlockTable first = f.table();
+  BlockTable second = f.table();
+  BlockTable third = f.table();
+  for (BlockTable* table : {&first, &second, &third}) EXPECT_EQ(table->match_prefix(kFive), 0);
+  EXPECT_EQ(first.bring_back(std::span(kFive).first(1 + 2 * 64)), 1 + 2 * 64);
+  const std::int64_t available = f.cache.available_blocks();
+  EXPECT_EQ(second.bring_back(kFive), std::ssize(kFive));
+  EXPECT_EQ(f.cache.available_blocks(), available - 2);
+  EXPECT_EQ(third.bring_back(kFive), std::ssize(kFive));
+  EXPECT_EQ(f.cache.available_blocks(), available - 2);
+  EXPECT_EQ(f.swap().swapped_in, 5U);
+  EXPECT_TRUE(std::ranges::equal(second.blocks(), third.blocks()));
+  EXPECT_TRUE(std::ranges::equal(first.blocks(), second.blocks().first(3)));
+  expect_right(f, third);
+}
+
 TEST(PrefixCacheSwap, AnAlteredBlockIsNotUsedNorWhatDescendsFromIt) {
   for (const Where where : {Where::kMemory, Where::kFile}) {
     for (const std::size_t altered : {0U, 2U, 4U}) {
