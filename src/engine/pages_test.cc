@@ -17,7 +17,7 @@ using testing::Served;
 using testing::verdicts_of;
 
 /// Without the scrubber, which comes by when it has time: tests say when it does.
-constexpr Options kQuiet{.kv_blocks = 60, .scrub_share = 0};
+const Options kQuiet{.kv_blocks = 60, .scrub_share = 0};
 
 /// A byte of a key in the block's first page.
 constexpr std::int64_t kByte = 7;

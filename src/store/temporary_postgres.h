@@ -88,7 +88,7 @@ class TemporaryPostgres {
   static std::vector<pid_t> children_of(pid_t parent) {
     std::vector<pid_t> children;
     for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-      const pid_t process = std::atoi(entry.path().filename().c_str());
+      const auto process = static_cast<pid_t>(std::strtol(entry.path().filename().c_str(), nullptr, 10));
       std::ifstream file(entry.path() / "stat");  // proc(5): pid (name) state parent …
       std::string line;
       if (process <= 0 || !std::getline(file, line)) continue;
