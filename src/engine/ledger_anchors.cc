@@ -10,7 +10,7 @@ namespace {
 
 // A ledger that could not be read is left alone for so long.
 constexpr std::chrono::milliseconds kRetry{50};
-// After a look that found it not fresh it is watched for so long, as often as this.
+// After it has gained something it is watched for so long, as often as this.
 constexpr std::chrono::milliseconds kWatchTime{200};
 constexpr std::chrono::milliseconds kWatchInterval{1};
 
@@ -31,10 +31,11 @@ LedgerAnchors::~LedgerAnchors() {
 
 void LedgerAnchors::follow() {
   std::unique_lock lock(mutex_);
+  std::chrono::steady_clock::time_point watched_until{};
   // What the watch finds once may be this process's own, of which the authority is about to be told.
   bool was_stale = false;
   while (true) {
-    const bool watched = std::chrono::steady_clock::now() < watched_until_;
+    const bool watched = std::chrono::steady_clock::now() < watched_until;
     wake_.wait_for(lock, watched ? kWatchInterval : bounds::kMaxLedgerSilence,
                    [&] { return wanted_ || stop_; });
     if (stop_) return;
@@ -43,7 +44,9 @@ void LedgerAnchors::follow() {
     const bool stale = watched && !authority_.fresh();
     const bool due = wanted || !watched || (stale && was_stale);
     was_stale = stale && !due;
+    const std::uint64_t before = authority_.size();
     const Status status = due ? poll() : Status();
+    if (due && authority_.size() != before) watched_until = std::chrono::steady_clock::now() + kWatchTime;
     lock.lock();
     if (!status) wake_.wait_for(lock, kRetry, [&] { return stop_; });
   }
@@ -62,7 +65,6 @@ bool LedgerAnchors::fresh() {
   {
     const std::lock_guard lock(mutex_);
     wanted_ = true;
-    watched_until_ = std::chrono::steady_clock::now() + kWatchTime;
   }
   wake_.notify_one();
   return false;

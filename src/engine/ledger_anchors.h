@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -12,8 +11,8 @@
 namespace fieldprint::engine {
 
 /// The anchors' lifecycle as a ledger tells it, for a committer. A thread of its own reads what the ledger
-/// has gained when somebody finds that it is not fresh, again and again for some time after that, because
-/// others may go on appending, and after bounds::kMaxLedgerSilence. The authority must outlive it.
+/// has gained when somebody finds that it is not fresh, by itself for some time after others have appended,
+/// because they may go on, and after bounds::kMaxLedgerSilence. The authority must outlive it.
 class LedgerAnchors final : public AnchorsInForce {
  public:
   explicit LedgerAnchors(Authority& authority);
@@ -43,7 +42,6 @@ class LedgerAnchors final : public AnchorsInForce {
   mutable std::mutex mutex_;                              // guards what follows; nothing is read under it
   mutable std::map<Digest, commit::AnchorRecord> known_;  ///< what an id stands for never changes
   bool wanted_ = false;                                   ///< somebody waits for a read
-  std::chrono::steady_clock::time_point watched_until_{};
   bool stop_ = false;
   std::condition_variable wake_;
   std::condition_variable read_;
