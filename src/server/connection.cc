@@ -31,12 +31,14 @@ Connection::Ready Connection::wait(short events, Clock::time_point deadline) con
   }
 }
 
-bool Connection::wait_for_more(const std::function<bool()>& wanted) const {
-  const Clock::time_point end = Clock::now() + bounds::kMaxHttpIdleTime;
+// As long as nobody else wants the place, or it is younger than `brief`.
+Connection::Ready Connection::wait_in_place(Times times, const std::function<bool()>& wanted) const {
+  const Clock::time_point end = times.begun + times.most;
   while (true) {
     const Ready ready = wait(POLLIN, std::min(end, Clock::now() + kLookAround));
-    if (ready != Ready::kTimeout) return ready == Ready::kYes;
-    if (Clock::now() >= end || wanted()) return false;
+    if (ready != Ready::kTimeout) return ready;
+    const Clock::time_point now = Clock::now();
+    if (now >= end || (now - times.begun >= times.brief && wanted())) return ready;
   }
 }
 
@@ -50,19 +52,10 @@ ssize_t Connection::receive(std::size_t most) {
   return count;
 }
 
-Connection::Ready Connection::wait_for_rest(Clock::time_point begun,
-                                            const std::function<bool()>& wanted) const {
-  while (true) {
-    const Ready ready = wait(POLLIN, std::min(begun + bounds::kMaxHttpHeadTime, Clock::now() + kLookAround));
-    if (ready != Ready::kTimeout) return ready;
-    const Clock::duration age = Clock::now() - begun;
-    if (age >= bounds::kMaxHttpHeadTime || (age >= kBriefHeadTime && wanted())) return ready;
-  }
-}
-
 std::variant<RequestHead, NoRequest> Connection::read_head(const std::function<bool()>& wanted) {
-  if (received_.empty() && !wait_for_more(wanted)) return NoRequest::kEnded;
-  const Clock::time_point begun = Clock::now();
+  const Times idle{.begun = Clock::now(), .most = bounds::kMaxHttpIdleTime};
+  if (received_.empty() && wait_in_place(idle, wanted) != Ready::kYes) return NoRequest::kEnded;
+  const Times head_times{.begun = Clock::now(), .most = bounds::kMaxHttpHeadTime, .brief = kBriefHeadTime};
   while (true) {
     if (auto head = take_head(received_)) {
       if (head->malformed) return NoRequest::kMalformed;
@@ -70,7 +63,7 @@ std::variant<RequestHead, NoRequest> Connection::read_head(const std::function<b
     }
     const std::size_t room = static_cast<std::size_t>(bounds::kMaxHttpHeadBytes) - received_.size();
     if (room == 0) return NoRequest::kTooLarge;
-    const Ready ready = wait_for_rest(begun, wanted);
+    const Ready ready = wait_in_place(head_times, wanted);
     if (ready == Ready::kStopping) return NoRequest::kEnded;
     if (ready == Ready::kTimeout) return NoRequest::kTooSlow;
     const ssize_t count = receive(room);

@@ -45,9 +45,14 @@ class Connection {
  private:
   using Clock = std::chrono::steady_clock;
   enum class Ready { kYes, kTimeout, kStopping };
+  /// For how long something may be waited for, and for how long whoever else wants the place.
+  struct Times {
+    Clock::time_point begun;
+    Clock::duration most;
+    Clock::duration brief{};
+  };
   Ready wait(short events, Clock::time_point deadline) const;
-  bool wait_for_more(const std::function<bool()>& wanted) const;
-  Ready wait_for_rest(Clock::time_point begun, const std::function<bool()>& wanted) const;
+  Ready wait_in_place(Times times, const std::function<bool()>& wanted) const;
   ssize_t receive(std::size_t most);
 
   int socket_;
