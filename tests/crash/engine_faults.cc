@@ -111,23 +111,23 @@ Tally damage_pages(std::int64_t trials, std::uint64_t seed) {
     Recorded it(kQuiet);
     const auto answered = [&](bool altered, std::int64_t damaged_before, core::SequenceId id) {
       const std::string problem = problem_of(it, id, expected);
-      count(problem.empty() && altered ? unnoticed_since(it, damaged_before) : problem);
+      return problem.empty() && altered ? unnoticed_since(it, damaged_before) : problem;
     };
     const core::SequenceId first = it.served.submit(asked);
     generate(it, first, 10 + static_cast<std::int64_t>(random() % 180));
     bool altered = alter_any(it, random);
     if (scrubbed) it.probe().scrub_all();
-    answered(altered, 0, first);
+    count(answered(altered, 0, first));
     // A block that the answer left in the cache, altered while nobody looks, and taken up again.
     const std::int64_t damaged_before = it.served->stats().damaged_blocks;
     altered = alter_any(it, random);
     if (scrubbed) it.probe().scrub_all();
-    answered(altered, damaged_before, it.served.submit(asked));
-    // Nothing of it is left.
+    std::string problem = answered(altered, damaged_before, it.served.submit(asked));
+    // Nothing of it may be left.
     const core::SequenceId last = it.served.submit(asked);
-    answered(false, 0, last);
-    if (!it.served.validated.contains(last)) tally.problem = "damage outlived its discovery";
-    if (!it.served.validated.contains(last)) --tally.answered;
+    if (problem.empty()) problem = answered(false, 0, last);
+    if (problem.empty() && !it.served.validated.contains(last)) problem = "damage outlived its discovery";
+    count(problem);
   }
   return tally;
 }
