@@ -28,7 +28,9 @@ LIBRARY_HEADERS = {
 }
 
 BACKENDS = "src/backend/"
-ISA_FOLDERS = ("avx2", "avx512", "amx", "simd")
+ISA_FOLDERS = ("avx2", "avx512", "amx", "simd", "sha_ni")
+# Of these, those with one operation that is no part of a table of kernels.
+ONE_OPERATION = ("sha_ni",)
 # A folder that replaces some kernels of another: it may include the other's headers, and has no file that it lacks.
 EXTENDS = {"amx": "avx512"}
 # What instruction sets share; like their own code it is in unnamed namespaces, so that each has a copy.
@@ -215,13 +217,14 @@ def check_companions(sources):
 def check_same_files(sources):
     """Each backend has the kernel files of the scalar one, and a CPU's no others; headers are its own affair.
 
-    A folder that extends another one has files of the same names, but only those whose kernels it replaces.
+    A folder that extends another one has files of the same names, but only those whose kernels it replaces. One with a
+    single operation is left alone.
     """
     names = {}
     for source in sources.values():
         if source.name.startswith(BACKENDS) and source.name.count("/") == 3 and not source.is_test:
             _, _, folder, name = source.name.split("/")
-            if name.endswith((".cc", ".cu")):
+            if folder not in ONE_OPERATION and name.endswith((".cc", ".cu")):
                 names.setdefault(folder, set()).add(name.split(".")[0] + ".cc")
     everywhere = set().union(*(present for folder, present in names.items() if folder != "cuda" and folder not in EXTENDS))
     # A device's operations are launched one by one, so that it has no table of kernels.

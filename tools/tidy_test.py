@@ -226,6 +226,9 @@ class RoomRules(unittest.TestCase):
         self.assertEqual([("src/backend/avx2", "has no b.cc, other backends do")],
                          [(finding.file, finding.message) for finding in found])
 
+    def test_a_folder_with_one_operation_needs_no_others(self):
+        self.assertEqual([], check_files(src__backend__scalar__a___cc="", src__backend__sha_ni__digest___cc=""))
+
     def test_an_instruction_set_that_extends_another_replaces_some_of_its_files(self):
         files = {"src__backend__scalar__a___cc": "", "src__backend__scalar__b___cc": "", "src__backend__avx512__a___cc": "",
                  "src__backend__avx512__a___h": "", "src__backend__avx512__b___cc": "", "src__backend__scalar__a___h": ""}

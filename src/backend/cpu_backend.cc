@@ -7,6 +7,8 @@
 #include <new>
 
 #include "backend/attention_plan.h"
+#include "backend/instruction_sets.h"
+#include "backend/sha_ni/digest.h"
 #include "base/check.h"
 #include "base/thread_pool.h"
 #include "exact/format.h"
@@ -18,6 +20,9 @@ namespace {
 /// Slices are multiples of this: fewer tokens do not make up for fetching the weights once more, and the
 /// kernels' register blocks of 4, 8, 12 and 16 tokens divide it.
 constexpr std::int64_t kSliceTokens = 48;
+
+/// Pages that a thread hashes at a time: enough for a kernel that walks several side by side.
+constexpr std::int64_t kDigestsAtOnce = 6;
 
 /// Bytes that a thread clears at a time: memory that was never touched is given by the page.
 constexpr std::int64_t kClearedAtOnce = 64 << 10;
@@ -62,9 +67,26 @@ void choose_row(const CpuKernels& kernels, const ChooseArgs& args, std::int64_t 
   args.tokens[row] = sampler::choose(access, args.choices[row], seen);
 }
 
+using DigestKernel = void (*)(const DigestArgs&, std::int64_t begin, std::int64_t end);
+
+/// By the host's SHA-256, which defines them.
+void plain_digests(const DigestArgs& args, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Digest digest = sha256({args.messages[i], static_cast<std::size_t>(args.bytes)});
+    std::copy(digest.begin(), digest.end(), args.digests + i * std::ssize(digest));
+  }
+}
+
+/// A processor has SHA extensions or not, whatever its other instruction sets.
+DigestKernel digest_kernel(const CpuKernels& kernels) {
+  const bool plain = &kernels == &kScalarKernels || !sha_ni_obstacle().empty();
+  return plain ? plain_digests : sha_ni::digests;
+}
+
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const CpuKernels& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+  CpuBackend(const CpuKernels& kernels, int threads)
+      : kernels_(kernels), digests_(digest_kernel(kernels)), pool_(threads) {}
 
   std::string_view name() const override { return kernels_.name; }
 
@@ -164,14 +186,15 @@ class CpuBackend final : public Backend {
   std::unique_ptr<PendingDigests> page_digests(const PageDigestArgs& args) override {
     const auto start = std::chrono::steady_clock::now();
     const std::int64_t count = static_cast<std::int64_t>(args.blocks.size()) * args.pages;
+    std::vector<const std::uint8_t*> pages;
+    pages.reserve(static_cast<std::size_t>(count));
+    for (const std::int32_t block : args.blocks) {
+      const std::uint8_t* first = args.pool + block * args.block_stride;
+      for (std::int64_t page = 0; page < args.pages; ++page) pages.push_back(first + page * args.page_bytes);
+    }
     std::vector<Digest> digests(static_cast<std::size_t>(count));
-    pool_.parallel_for(count, 4, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t block = args.blocks[static_cast<std::size_t>(i / args.pages)];
-        const std::uint8_t* page = args.pool + block * args.block_stride + i % args.pages * args.page_bytes;
-        digests[static_cast<std::size_t>(i)] = sha256({page, static_cast<std::size_t>(args.page_bytes)});
-      }
-    });
+    const DigestArgs work{pages.data(), args.page_bytes, reinterpret_cast<std::uint8_t*>(digests.data())};
+    run(digests_, work, count, kDigestsAtOnce);
     return std::make_unique<ReadyDigests>(std::move(digests), std::chrono::steady_clock::now() - start);
   }
   std::int64_t digests_at_once() const override { return pool_.size(); }
@@ -189,6 +212,7 @@ class CpuBackend final : public Backend {
   }
 
   const CpuKernels& kernels_;
+  DigestKernel digests_;
   ThreadPool pool_;
   std::vector<AttentionSequence> sequences_;  ///< of the current step
   AttentionPlan plan_;

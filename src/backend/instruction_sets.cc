@@ -40,6 +40,11 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512vbmi") != 0;
 }
 
+/// Leaf 7's bit 29 of EBX (Intel's SDM, volume 2, CPUID); neither compiler has a name for it.
+constexpr unsigned kSha = 1U << 29;
+
+bool has_sha_ni() { return (cpuid(7).ebx & kSha) != 0 && __builtin_cpu_supports("sse4.1") != 0; }
+
 // Neither have the compilers a name for AMX; bits as in Intel's SDM, volume 2, CPUID leaf 7.
 constexpr unsigned kAmxTile = 1U << 24;
 constexpr unsigned kAmxInt8 = 1U << 25;
@@ -66,6 +71,10 @@ std::string avx2_obstacle() { return has_avx2() ? "" : "needs AVX2, FMA and F16C
 
 std::string avx512_obstacle() {
   return has_avx512() ? "" : "needs AVX-512 F, BW, VL, DQ, VNNI and VBMI, which this CPU lacks";
+}
+
+std::string sha_ni_obstacle() {
+  return has_sha_ni() ? "" : "needs the SHA extensions and SSE 4.1, which this CPU lacks";
 }
 
 std::string amx_obstacle() {

@@ -8,6 +8,8 @@ namespace fieldprint::backend {
 std::string avx2_obstacle();
 std::string avx512_obstacle();
 
+std::string sha_ni_obstacle();
+
 /// Also asks Linux, once for the process, to let its threads use the tile registers, which it saves for those
 /// processes alone that ask.
 std::string amx_obstacle();

@@ -19,6 +19,7 @@ using Random = std::mt19937_64;
 
 inline bool cpu_has_avx2() { return avx2_obstacle().empty(); }
 inline bool cpu_has_avx512() { return avx512_obstacle().empty(); }
+inline bool cpu_has_sha_ni() { return sha_ni_obstacle().empty(); }
 inline bool cpu_has_amx() { return amx_obstacle().empty(); }
 
 /// A number in [low, high].

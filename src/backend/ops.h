@@ -225,4 +225,11 @@ struct ChooseArgs {
   std::int32_t* tokens;               ///< [rows]
 };
 
+/// SHA-256 (FIPS 180-4) of messages of one length. Items: messages.
+struct DigestArgs {
+  const std::uint8_t* const* messages;
+  std::int64_t bytes;     ///< of each
+  std::uint8_t* digests;  ///< [messages][32]
+};
+
 }  // namespace fieldprint::backend

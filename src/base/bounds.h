@@ -51,6 +51,10 @@ inline constexpr float kMaxTemperature = 100;
 inline constexpr float kMinRepetitionPenalty = 1e-2F;
 inline constexpr float kMaxRepetitionPenalty = 100;
 
+/// Of partial states of one layer's attention on a GPU, which long contexts of prefills would need more of:
+/// their parts are longer then. A state for each token of the step there is room for in any case.
+inline constexpr std::int64_t kMaxAttentionStateBytes = std::int64_t{512} << 20;
+
 // Ledger.
 inline constexpr std::int64_t kMaxNoteBytes = 1 << 20;  ///< a signed note with all its signatures
 inline constexpr std::int64_t kMaxNoteSignatures = 100;

@@ -264,6 +264,11 @@ bool add_all() {
     add("prefill:" + std::to_string(d.sequences) + "x" + std::to_string(d.context),
         {.sequences = d.sequences, .context = 0, .queries = d.context});
   }
+  for (const std::int32_t context : {8192, 32768, 130'560}) {
+    add("prefill:512/after:" + std::to_string(context), {.context = context, .queries = 512});
+    add("prefill:512/after:" + std::to_string(context) + "/dim:256/heads:4",
+        {.heads = 4, .kv_heads = 1, .head_dim = 256, .context = context, .queries = 512});
+  }
   for (const std::int32_t queries : {2048, 8192}) {
     add("prefill:1x" + std::to_string(queries) + "/dim:256/heads:4",
         {.heads = 4, .kv_heads = 1, .head_dim = 256, .context = 0, .queries = queries});

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
+#include "backend/cuda/plan_rows.h"
 #include "backend/shared_preface.h"
 #include "exact/format.h"
 
@@ -17,18 +17,6 @@ using exact::kTileTokens;
 
 std::int32_t pages_of(std::int32_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 std::int32_t tiles_of(std::int32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
-
-/// Tiles of a segment.
-struct TileRange {
-  std::int32_t first;
-  std::int32_t end;
-
-  std::int32_t count() const { return std::max(end - first, 0); }
-  std::int32_t first_chunk() const { return first / kChunkTiles; }
-  std::int32_t end_chunk() const {
-    return count() == 0 ? first_chunk() : (end + kChunkTiles - 1) / kChunkTiles;
-  }
-};
 
 /// Tiles of the context that some of `queries` queries from `position` on see.
 TileRange context_tiles(const AttentionSequence& sequence, std::int32_t position, std::int32_t queries,
@@ -49,10 +37,10 @@ class Planner {
 
   AttentionWork plan() {
     for (std::size_t s = 0; s < sequences_.size(); ++s) add_sequence(s);
-    cut_few();
-    cut_many();
+    cut_few(few_.rows, shape_);
+    cut_many(many_.rows, shape_);
     for (Cut* cut : {&few_, &many_}) {
-      for (const Row& row : cut->rows) add_context(*cut, row);
+      for (const PlannedRow& row : cut->rows) add_context(*cut, row);
     }
     add_anchors();
     sort(team_items_, tiles_of_item);
@@ -63,34 +51,11 @@ class Planner {
   }
 
  private:
-  /// Queries of one sequence that are computed together, and how their context is cut: the chunks before
-  /// chunks_from are one part, those before tiles_from a part each, and the rest tiles.
-  struct Row {
-    std::size_t sequence;
-    std::int32_t slot;  ///< of the first query
-    std::int32_t queries;
-    TileRange range;
-    std::int32_t chunks_from;
-    std::int32_t tiles_from;
-    bool result = false;  ///< nothing is left to fold: an item makes the result
-    bool team = false;    ///< the first part is for all warps of a block
-
-    bool whole() const { return chunks_from == range.end_chunk(); }
-    std::int32_t tiles_after(std::int32_t chunk) const {
-      return std::max(range.end - std::max(range.first, chunk * kChunkTiles), 0);
-    }
-  };
-
   /// How sequences with few or many rows are cut.
   struct Cut {
     std::int32_t together = 1;  ///< queries of a row
-    std::vector<Row> rows;
+    std::vector<PlannedRow> rows;
     std::vector<PlannedItem> items;
-
-    std::int64_t tiles() const {
-      return std::accumulate(rows.begin(), rows.end(), std::int64_t{0},
-                             [](std::int64_t sum, const Row& row) { return sum + row.range.count(); });
-    }
   };
 
   Cut& cut_of(const AttentionSequence& sequence) {
@@ -128,7 +93,8 @@ class Planner {
     for (std::int32_t q = 0; q < sequence.queries; q += cut.together) {
       const std::int32_t count = std::min(cut.together, sequence.queries - q);
       const TileRange range = context_tiles(sequence, sequence.first_position + q, count, shape_.window);
-      cut.rows.push_back({index, slot + q, count, range, range.end_chunk(), range.end_chunk()});
+      const bool alone = range.count() > 0 && sequence.anchor_tokens == 0;
+      cut.rows.push_back({index, slot + q, count, range, alone, range.end_chunk(), range.end_chunk()});
     }
     first_block_.push_back(static_cast<std::int32_t>(blocks_.size()));
     const std::int32_t end = sequence.first_position + sequence.queries;
@@ -145,98 +111,7 @@ class Planner {
     for (; count % kTilePages != 0; ++count) blocks_.push_back(blocks_.back());
   }
 
-  /// Few parts make few states, but no warp should still be at work when the others have nothing left: each
-  /// has most of its fair share in one piece, and comes back for chunks, and for tiles at last. What is
-  /// measured best on an H100 is 17/20 of the share, and tiles for an eighth of the warps' last chunks.
-  void cut_few() {
-    const std::int64_t kv_heads = shape_.kv_heads;
-    const std::int64_t fair = few_.tiles() * kv_heads / warps();
-    const std::int64_t longest = 17 * fair / 20 / kChunkTiles * kChunkTiles;
-    std::int64_t whole_rows = 0;
-    for (const Row& row : few_.rows) whole_rows += row.range.count() <= longest ? 1 : 0;
-    const std::int64_t team = team_tiles((std::ssize(few_.rows) - whole_rows) * kv_heads, 17 * fair / 20);
-    for (Row& row : few_.rows) {
-      if (row.range.count() <= longest) continue;
-      row.team = team > 0;
-      // A piece of two chunks saves a state, one of a single chunk nothing.
-      const std::int64_t tiles = row.team ? team : longest < 2 * kChunkTiles ? 0 : longest;
-      const std::int32_t from = row.range.first_chunk() + static_cast<std::int32_t>(tiles) / kChunkTiles;
-      row.chunks_from = std::min(from, row.range.end_chunk());
-    }
-    cut_last_rows((last_round(whole_rows * kv_heads) + kv_heads - 1) / kv_heads);
-
-    std::int64_t tiles = 0;
-    for (const Row& row : few_.rows) tiles += row.tiles_after(row.chunks_from);
-    const std::int64_t chunks = (tiles * kv_heads + kChunkTiles - 1) / kChunkTiles;
-    cut_last_chunks(chunks < warps() ? last_round(chunks) : warps() / 8);
-    for (Row& row : few_.rows) row.result = row.whole() && is_alone(row);
-  }
-
-  /// How long a first part is where a block's warps work on it together: of `rows` rows each block has at
-  /// most `rounds`. 0 where that does not make the parts longer, gives no warp several chunks, or would be
-  /// for few blocks.
-  std::int64_t team_tiles(std::int64_t rows, std::int64_t tiles_of_warp) const {
-    const std::int64_t members = column_warps(shape_.head_dim);
-    const std::int64_t rounds = (rows + shape_.multiprocessors - 1) / shape_.multiprocessors;
-    if (2 * rows < shape_.multiprocessors || rounds >= members) return 0;
-    const std::int64_t tiles = tiles_of_warp * members / rounds / kChunkTiles * kChunkTiles;
-    return tiles >= 2 * members * kChunkTiles ? tiles : 0;
-  }
-
-  /// Cuts the shortest `count` whole rows into chunks.
-  void cut_last_rows(std::int64_t count) {
-    std::vector<Row*> whole;
-    for (Row& row : few_.rows) {
-      if (row.whole()) whole.push_back(&row);
-    }
-    std::stable_sort(whole.begin(), whole.end(),
-                     [](const Row* a, const Row* b) { return a->range.count() < b->range.count(); });
-    for (std::int64_t i = 0; i < count; ++i) {
-      Row& row = *whole[static_cast<std::size_t>(i)];
-      row.chunks_from = row.range.first_chunk();
-      row.team = false;
-    }
-  }
-
-  /// Cuts the last `count` chunks, for all KV heads together, into tiles: as many of each row.
-  void cut_last_chunks(std::int64_t count) {
-    for (bool found = true; found && count > 0;) {
-      found = false;
-      for (Row& row : few_.rows) {
-        if (row.tiles_from <= row.chunks_from || count <= 0) continue;
-        --row.tiles_from;
-        count -= shape_.kv_heads;
-        found = true;
-      }
-    }
-  }
-
-  std::int64_t warps() const {
-    return static_cast<std::int64_t>(shape_.multiprocessors) * column_warps(shape_.head_dim);
-  }
-  /// Of `items` equal items, those of a last round that would not keep the device busy.
-  std::int64_t last_round(std::int64_t items) const {
-    const std::int64_t last = items % warps();
-    return 2 * last <= warps() ? last : 0;
-  }
-
-  void cut_many() {
-    const std::int64_t fair = many_.tiles() * shape_.kv_heads / shape_.multiprocessors;
-    for (Row& row : many_.rows) {
-      if (row.range.count() > std::max<std::int64_t>(fair, kChunkTiles)) {
-        row.chunks_from = row.range.first_chunk();
-      } else {
-        row.result = is_alone(row);
-      }
-    }
-  }
-
-  /// The context is all there is besides the sink.
-  bool is_alone(const Row& row) const {
-    return row.range.count() > 0 && sequences_[row.sequence].anchor_tokens == 0;
-  }
-
-  void add_context(Cut& cut, const Row& row) {
+  void add_context(Cut& cut, const PlannedRow& row) {
     const AttentionSequence& sequence = sequences_[row.sequence];
     const TileRange& range = row.range;
     const std::int32_t block = first_block_[row.sequence] + kTilePages * tiles_of(sequence.anchor_tokens);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bounds.h"
 #include "exact/format.h"
 
 namespace fieldprint::backend::cuda {
@@ -165,6 +166,36 @@ void expect_chunks(const std::vector<Part>& parts, const PlannedQuery& query) {
   }
 }
 
+/// That every query meets every tile that it sees once, in order.
+void expect_complete(const Batch& batch, const PlanShape& shape, const AttentionWork& work) {
+  const auto queries = queries_of(work);
+  Visits visits = visits_of(work, shape);
+  std::size_t slot = 0;
+  for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+    const AttentionSequence& sequence = batch.sequences[s];
+    const std::int32_t anchors = sequence.anchor_tokens;
+    for (std::int32_t q = 0; q < sequence.queries; ++q, ++slot) {
+      const PlannedQuery& query = queries.at(slot);
+      EXPECT_EQ(query.token, sequence.first_query + q);
+      EXPECT_EQ(query.sequence, static_cast<std::int32_t>(s));
+      EXPECT_EQ(query.position, sequence.first_position + q);
+      auto& mine = visits[static_cast<std::int32_t>(slot)];
+      const std::int32_t last = std::max(query.position - anchors, 0);
+      const std::int32_t first = shape.window == 0 ? 0 : std::max(query.position - shape.window - anchors, 0);
+      const bool is_result = query.whole_parts < 0;
+      EXPECT_TRUE(!is_result || (anchors == 0 && query.state == -1));
+      expect_chunks(
+          take(mine, query.state, query.state_stride, is_result ? 1 : query.whole_parts + query.tile_parts,
+               {first / 64, pages_of(last)}, sequence.blocks + 1 + pages_of(anchors)),
+          query);
+      take(mine, query.anchor_state, query.anchor_stride, query.anchor_parts,
+           {0, pages_of(std::min(query.position, anchors))}, sequence.blocks + 1);
+      EXPECT_TRUE(mine.empty()) << "an item that no query reads";
+    }
+  }
+  EXPECT_EQ(slot, queries.size());
+}
+
 TEST(CudaPlan, EveryQueryMeetsEveryTileThatItSeesOnceInOrder) {
   std::mt19937_64 random(1);
   for (int round = 0; round < 200; ++round) {
@@ -175,36 +206,59 @@ TEST(CudaPlan, EveryQueryMeetsEveryTileThatItSeesOnceInOrder) {
     constexpr std::int32_t kProcessors[] = {1, 8, 132};
     const PlanShape shape{2 * kGroups[random() % 5], 2, random() % 2 == 0 ? 128 : 256, kWindows[random() % 5],
                           kProcessors[random() % 3]};
-    const AttentionWork work = plan_attention_work(batch.sequences, shape);
-    const auto queries = queries_of(work);
-    Visits visits = visits_of(work, shape);
-    std::size_t slot = 0;
-    for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
-      const AttentionSequence& sequence = batch.sequences[s];
-      const std::int32_t anchors = sequence.anchor_tokens;
-      for (std::int32_t q = 0; q < sequence.queries; ++q, ++slot) {
-        const PlannedQuery& query = queries.at(slot);
-        EXPECT_EQ(query.token, sequence.first_query + q);
-        EXPECT_EQ(query.sequence, static_cast<std::int32_t>(s));
-        EXPECT_EQ(query.position, sequence.first_position + q);
-        auto& mine = visits[static_cast<std::int32_t>(slot)];
-        const std::int32_t last = std::max(query.position - anchors, 0);
-        const std::int32_t first =
-            shape.window == 0 ? 0 : std::max(query.position - shape.window - anchors, 0);
-        const bool is_result = query.whole_parts < 0;
-        EXPECT_TRUE(!is_result || (anchors == 0 && query.state == -1));
-        expect_chunks(
-            take(mine, query.state, query.state_stride, is_result ? 1 : query.whole_parts + query.tile_parts,
-                 {first / 64, pages_of(last)}, sequence.blocks + 1 + pages_of(anchors)),
-            query);
-        take(mine, query.anchor_state, query.anchor_stride, query.anchor_parts,
-             {0, pages_of(std::min(query.position, anchors))}, sequence.blocks + 1);
-        EXPECT_TRUE(mine.empty()) << "an item that no query reads";
-      }
-    }
-    EXPECT_EQ(slot, queries.size());
+    expect_complete(batch, shape, plan_attention_work(batch.sequences, shape));
     if (HasFailure()) return;
   }
+}
+
+/// Prompts of `queries` tokens each that begin at `position`.
+Batch prompts(std::int32_t count, std::int32_t queries, std::int32_t position, std::int32_t anchors) {
+  Batch batch;
+  for (std::int32_t s = 0; s < count; ++s) {
+    std::vector<std::int32_t>& table = batch.tables.emplace_back();
+    const std::int32_t blocks = 1 + pages_of(anchors) + pages_of(position + queries - 1 - anchors);
+    for (std::int32_t b = 0; b < blocks; ++b) table.push_back(blocks * s + b);
+    batch.sequences.push_back(
+        {s * queries, queries, position, anchors, nullptr, 0.0F, std::numeric_limits<float>::infinity()});
+  }
+  for (std::size_t s = 0; s < batch.tables.size(); ++s) batch.sequences[s].blocks = batch.tables[s].data();
+  return batch;
+}
+
+TEST(CudaPlan, StatesOfLongPromptsAreBounded) {
+  const auto bytes = [](const Batch& batch, const PlanShape& shape) {
+    const AttentionWork work = plan_attention_work(batch.sequences, shape);
+    expect_complete(batch, shape, work);
+    return workspace_bytes(shape, work.states);
+  };
+  // Chunks alone would be 1.1, 2.2, 0.5 and 4.3 GB.
+  for (const PlanShape& shape : {PlanShape{32, 8, 128, 0, 132}, PlanShape{32, 8, 256, 0, 132},
+                                 PlanShape{16, 1, 256, 0, 132}, PlanShape{64, 64, 256, 0, 132}}) {
+    SCOPED_TRACE(std::to_string(shape.heads) + " heads of " + std::to_string(shape.head_dim));
+    const Batch one = prompts(1, 512, 130'000, 0);
+    EXPECT_LE(bytes(one, shape), bounds::kMaxAttentionStateBytes);
+    if (HasFailure()) return;
+  }
+  // Where the bound leaves nothing but one part, as wide a model as there can be has its own.
+  const PlanShape widest{256, 64, 256, 0, 132};
+  EXPECT_EQ(bytes(prompts(2, 1024, 130'000, 0), widest), 0);
+  const std::int64_t anchors = bytes(prompts(2, 1024, 60'000, 128), widest);
+  EXPECT_GT(anchors, bounds::kMaxAttentionStateBytes);
+  EXPECT_EQ(anchors, workspace_bytes(widest, 2 * 2 * 1024));
+}
+
+TEST(CudaPlan, LongPromptsKeepTheDeviceBusy) {
+  const PlanShape shape{32, 8, 128, 0, 132};
+  const AttentionWork work = plan_attention_work(prompts(1, 512, 8192, 0).sequences, shape);
+  const auto items = array_at<PlannedItem>(work, header_of(work).row_items_at, work.row_items);
+  std::int64_t tiles = 0;
+  std::int32_t longest = 0;
+  for (const PlannedItem& item : items) {
+    tiles += item.end_tile - item.first_tile;
+    longest = std::max(longest, item.end_tile - item.first_tile);
+  }
+  EXPECT_LE(longest, tiles * shape.kv_heads / shape.multiprocessors);
+  EXPECT_GT(longest, exact::kChunkTiles);
 }
 
 TEST(CudaPlan, StatesAreDistinct) {

@@ -1,0 +1,138 @@
+#include "backend/sha_ni/digest.h"
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstring>
+
+/// SHA-256 is a chain in which every instruction waits for the one before: a processor with nothing else to
+/// do is idle half of the time. Several messages are therefore walked side by side. The instructions are
+/// those of Intel's SDM, volume 2 (SHA256RNDS2, SHA256MSG1, SHA256MSG2); they want the state as the words A,
+/// B, E, F and C, D, G, H.
+namespace fieldprint::backend::sha_ni {
+namespace {
+
+constexpr std::int64_t kBlockBytes = 64;
+constexpr std::int64_t kDigestBytes = 32;
+/// Messages side by side: on Zen 4 one reaches 1.8 GB/s, two 3.4, three 3.9, four 3.8.
+constexpr int kTogether = 3;
+
+alignas(16) constexpr std::uint32_t kRoundConstants[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+/// Of `kCount` messages; each register's words are named from the highest down.
+template <int kCount>
+struct State {
+  __m128i abef[kCount];
+  __m128i cdgh[kCount];
+};
+
+template <int kCount>
+State<kCount> initial() {
+  State<kCount> state;
+  for (int i = 0; i < kCount; ++i) {
+    state.abef[i] =
+        _mm_set_epi32(0x6a09e667, static_cast<int>(0xbb67ae85U), 0x510e527f, static_cast<int>(0x9b05688cU));
+    state.cdgh[i] = _mm_set_epi32(0x3c6ef372, static_cast<int>(0xa54ff53aU), 0x1f83d9ab, 0x5be0cd19);
+  }
+  return state;
+}
+
+/// Four words of a block as numbers.
+__m128i words_at(const std::uint8_t* bytes) {
+  const __m128i swapped = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+  return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)), swapped);
+}
+
+/// The next `blocks` blocks of each message, which are moved on.
+template <int kCount>
+void walk(State<kCount>& state, const std::uint8_t* (&messages)[kCount], std::int64_t blocks) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const State<kCount> before = state;
+    __m128i schedule[4][kCount];  // the last 16 words
+    for (int i = 0; i < kCount; ++i) {
+      for (int quad = 0; quad < 4; ++quad) schedule[quad][i] = words_at(messages[i] + 16 * quad);
+      messages[i] += kBlockBytes;
+    }
+#pragma GCC unroll 16
+    for (int quad = 0; quad < 16; ++quad) {
+      const __m128i constants = _mm_load_si128(reinterpret_cast<const __m128i*>(kRoundConstants + 4 * quad));
+      for (int i = 0; i < kCount; ++i) {
+        __m128i& words = schedule[quad % 4][i];
+        const __m128i sums = _mm_add_epi32(words, constants);
+        state.cdgh[i] = _mm_sha256rnds2_epu32(state.cdgh[i], state.abef[i], sums);
+        state.abef[i] = _mm_sha256rnds2_epu32(state.abef[i], state.cdgh[i], _mm_shuffle_epi32(sums, 0x0e));
+        if (quad >= 12) continue;
+        const __m128i last = schedule[(quad + 3) % 4][i];
+        const __m128i back_7 = _mm_alignr_epi8(last, schedule[(quad + 2) % 4][i], 4);
+        const __m128i partial = _mm_sha256msg1_epu32(words, schedule[(quad + 1) % 4][i]);
+        words = _mm_sha256msg2_epu32(_mm_add_epi32(partial, back_7), last);
+      }
+    }
+    for (int i = 0; i < kCount; ++i) {
+      state.abef[i] = _mm_add_epi32(state.abef[i], before.abef[i]);
+      state.cdgh[i] = _mm_add_epi32(state.cdgh[i], before.cdgh[i]);
+    }
+  }
+}
+
+/// What follows a message's full blocks: its rest, a one bit, zeros, and its length in bits. The blocks used.
+std::int64_t pad(const std::uint8_t* rest, std::int64_t bytes, std::uint8_t (&padded)[2 * kBlockBytes]) {
+  const std::int64_t left = bytes % kBlockBytes;
+  const std::int64_t blocks = left + 9 <= kBlockBytes ? 1 : 2;
+  std::memset(padded, 0, sizeof(padded));
+  std::memcpy(padded, rest, static_cast<std::size_t>(left));
+  padded[left] = 0x80;
+  const std::uint64_t bits = 8 * static_cast<std::uint64_t>(bytes);
+  for (int i = 0; i < 8; ++i) {
+    padded[blocks * kBlockBytes - 1 - i] = static_cast<std::uint8_t>(bits >> (8 * i));
+  }
+  return blocks;
+}
+
+/// A to H, the highest byte of each first.
+void store(__m128i abef, __m128i cdgh, std::uint8_t* digest) {
+  const __m128i swapped = _mm_set_epi64x(0x0001020304050607, 0x08090a0b0c0d0e0f);
+  const __m128i upper = _mm_unpackhi_epi64(cdgh, abef);  // C, D below A, B
+  const __m128i lower = _mm_unpacklo_epi64(cdgh, abef);  // G, H below E, F
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(digest), _mm_shuffle_epi8(upper, swapped));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(digest + 16), _mm_shuffle_epi8(lower, swapped));
+}
+
+template <int kCount>
+void hash(const DigestArgs& args, std::int64_t first) {
+  const std::uint8_t* at[kCount];
+  for (int i = 0; i < kCount; ++i) at[i] = args.messages[first + i];
+  State<kCount> state = initial<kCount>();
+  walk(state, at, args.bytes / kBlockBytes);
+  std::uint8_t padded[kCount][2 * kBlockBytes];
+  std::int64_t blocks = 0;
+  for (int i = 0; i < kCount; ++i) {
+    blocks = pad(at[i], args.bytes, padded[i]);
+    at[i] = padded[i];
+  }
+  walk(state, at, blocks);
+  for (int i = 0; i < kCount; ++i) {
+    store(state.abef[i], state.cdgh[i], args.digests + (first + i) * kDigestBytes);
+  }
+}
+
+}  // namespace
+
+void digests(const DigestArgs& args, std::int64_t begin, std::int64_t end) {
+  for (; begin + kTogether <= end; begin += kTogether) hash<kTogether>(args, begin);
+  if (end - begin == 2) {
+    hash<2>(args, begin);
+  } else if (end - begin == 1) {
+    hash<1>(args, begin);
+  }
+}
+
+}  // namespace fieldprint::backend::sha_ni
