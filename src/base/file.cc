@@ -33,16 +33,18 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Status write_all(Descriptor& fd, const std::string& path, std::span<const std::uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd.get(), bytes.data(), bytes.size());
+// `write_some(rest, done)` writes a part of what follows the first `done` bytes and returns as write(2).
+template <class WriteSome>
+bool write_whole(std::span<const std::uint8_t> bytes, const WriteSome& write_some) {
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t written = write_some(bytes.subspan(done), static_cast<off_t>(done));
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return failed("write", path, errno);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    if (written == 0) errno = EIO;
+    if (written <= 0) return false;
+    done += static_cast<std::size_t>(written);
   }
-  if (::fsync(fd.get()) != 0) return failed("flush", path, errno);
-  if (fd.close() != 0) return failed("close", path, errno);
-  return {};
+  return true;
 }
 
 // Removes the temporary file unless it took its final name.
@@ -74,7 +76,10 @@ Status write_temporary(const TemporaryFile& temporary, const std::string& target
     }
     return failed("create a file beside", target, errno);
   }
-  return write_all(fd, target, bytes);
+  if (!write_all(fd.get(), bytes)) return failed("write", target, errno);
+  if (::fsync(fd.get()) != 0) return failed("flush", target, errno);
+  if (fd.close() != 0) return failed("close", target, errno);
+  return {};
 }
 
 }  // namespace
@@ -82,6 +87,18 @@ Status write_temporary(const TemporaryFile& temporary, const std::string& target
 std::string system_reason(int error) { return std::generic_category().message(error); }
 
 int Descriptor::close() { return ::close(std::exchange(fd_, -1)); }
+
+bool write_all(int descriptor, std::span<const std::uint8_t> bytes) {
+  return write_whole(bytes, [&](std::span<const std::uint8_t> rest, off_t /*done*/) {
+    return ::write(descriptor, rest.data(), rest.size());
+  });
+}
+
+bool write_all_at(int descriptor, off_t offset, std::span<const std::uint8_t> bytes) {
+  return write_whole(bytes, [&](std::span<const std::uint8_t> rest, off_t done) {
+    return ::pwrite(descriptor, rest.data(), rest.size(), offset + done);
+  });
+}
 
 Status sync_folder_of(const std::string& path) {
   const std::string folder = folder_of(path);

@@ -35,6 +35,13 @@ class Descriptor {
   int fd_;
 };
 
+/// Writes all of `bytes` where the descriptor stands, in as many calls of write(2) as it takes; a call that a
+/// signal interrupts is made again. False if one fails, with errno as it left it, or EIO if the system took
+/// nothing: a part may be written then. A descriptor that does not block may fail so with EAGAIN.
+[[nodiscard]] bool write_all(int descriptor, std::span<const std::uint8_t> bytes);
+/// The same from `offset` of a file on, by pwrite(2), which leaves alone where the descriptor stands.
+[[nodiscard]] bool write_all_at(int descriptor, off_t offset, std::span<const std::uint8_t> bytes);
+
 /// The whole of a regular file. A file that is missing, unreadable, no regular file or longer than
 /// `max_bytes` is the caller's error; a failing read is the environment's.
 Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_t max_bytes);

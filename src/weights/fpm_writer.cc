@@ -57,13 +57,7 @@ Error FpmWriter::failure(std::string_view action) const {
 }
 
 Status FpmWriter::write_at(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return failure("write to");
-    offset += static_cast<std::uint64_t>(written);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
+  if (!write_all_at(fd_.get(), static_cast<off_t>(offset), bytes)) return failure("write to");
   return {};
 }
 
