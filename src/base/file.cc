@@ -47,6 +47,13 @@ bool write_whole(std::span<const std::uint8_t> bytes, const WriteSome& write_som
   return true;
 }
 
+std::string_view kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "folder";
+  if (S_ISFIFO(mode)) return "named pipe";
+  if (S_ISSOCK(mode)) return "socket";
+  return "device";
+}
+
 // Removes the temporary file unless it took its final name.
 class TemporaryFile {
  public:
@@ -133,7 +140,20 @@ Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_
   }
 }
 
+Status check_replaceable(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) {
+    // A folder that is missing is told, with more words, by whoever writes there.
+    if (errno == ENOENT || errno == ENOTDIR) return {};
+    return failed("examine", path, errno);
+  }
+  if (S_ISREG(info.st_mode)) return {};
+  return caller_error(fmt::format("cannot replace {}: it is a {}, not a regular file; choose another path",
+                                  path, kind_of(info.st_mode)));
+}
+
 Status write_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes, mode_t mode) {
+  if (Status status = check_replaceable(path); !status) return status;
   TemporaryFile temporary(path);
   if (Status status = write_temporary(temporary, path, bytes, mode); !status) return status;
   if (Status status = FAULT_POINT("file.replace.temporary_written"); !status) return status;

@@ -46,9 +46,15 @@ class Descriptor {
 /// `max_bytes` is the caller's error; a failing read is the environment's.
 Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_t max_bytes);
 
+/// Whether a file may be renamed to `path`: if nothing or a regular file is there. A folder, a device, a pipe
+/// or a socket, or a symbolic link to one, is the caller's error; what cannot be examined the environment's.
+/// A symbolic link to a regular file or to nothing may go: renaming replaces the link, and what it leads to
+/// stays.
+Status check_replaceable(const std::string& path);
+
 /// Replaces `path` by `bytes` so that a crash leaves the old file or the new one, never a part: a temporary
 /// file in the same folder, fsync, rename, fsync of the folder. Every failure is the environment's, save a
-/// folder that does not exist.
+/// folder that does not exist and what check_replaceable() refuses; a symbolic link is replaced as it says.
 Status write_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes,
                              mode_t mode = 0644);
 Status write_file_atomically(const std::string& path, std::string_view text, mode_t mode = 0644);

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -183,6 +185,51 @@ TEST_F(FileTest, CreatesOnlyOnceAndWithTheModeAskedFor) {
   struct stat info {};
   ASSERT_EQ(::stat(path("key").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777u, 0600u);
+}
+
+TEST_F(FileTest, WhatIsNoRegularFileIsNotReplaced) {
+  ASSERT_TRUE(std::filesystem::create_directory(path("folder")));
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  ASSERT_LT(path("socket").size(), sizeof address.sun_path);
+  path("socket").copy(address.sun_path, sizeof address.sun_path - 1);
+  const Descriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  std::filesystem::create_symlink("/dev/null", path("link to a device"));
+  std::filesystem::create_symlink("pipe", path("link to a pipe"));
+  const std::size_t files = files_in_folder();
+  for (const auto& [name, kind] :
+       {std::pair{"folder", "a folder"}, std::pair{"pipe", "a named pipe"}, std::pair{"socket", "a socket"},
+        std::pair{"link to a device", "a device"}, std::pair{"link to a pipe", "a named pipe"}}) {
+    const auto before = std::filesystem::symlink_status(path(name)).type();
+    const Status status = write_file_atomically(path(name), std::string_view("x"));
+    ASSERT_FALSE(status.ok()) << name;
+    EXPECT_EQ(status.error().kind, ErrorKind::kCaller);
+    EXPECT_EQ(status.error().message,
+              fmt::format("cannot replace {}: it is {}, not a regular file; choose another path", path(name),
+                          kind));
+    auto created = create_file_atomically(path(name), std::vector<std::uint8_t>{1}, 0600);
+    EXPECT_TRUE(created.ok() && !*created) << name;
+    EXPECT_EQ(std::filesystem::symlink_status(path(name)).type(), before) << name;
+  }
+  EXPECT_EQ(files_in_folder(), files);
+}
+
+TEST_F(FileTest, ALinkIsReplacedAndWhatItLeadsToStays) {
+  ASSERT_TRUE(write_file_atomically(path("old"), std::string_view("old")).ok());
+  std::filesystem::create_symlink("old", path("link"));
+  std::filesystem::create_symlink("nothing", path("dangling link"));
+  for (const char* name : {"link", "dangling link"}) {
+    ASSERT_TRUE(write_file_atomically(path(name), std::string_view("new")).ok()) << name;
+    EXPECT_TRUE(std::filesystem::is_regular_file(std::filesystem::symlink_status(path(name)))) << name;
+    EXPECT_EQ(text_of(*read_file(path(name), 10)), "new") << name;
+  }
+  EXPECT_EQ(text_of(*read_file(path("old"), 10)), "old");
+  EXPECT_EQ(files_in_folder(), 3u);
+  std::filesystem::create_symlink("loop", path("loop"));
+  const Status loop = check_replaceable(path("loop"));
+  ASSERT_FALSE(loop.ok());
+  EXPECT_EQ(loop.error().kind, ErrorKind::kEnvironment);
 }
 
 TEST_F(FileTest, WritesAtAPlaceAndOnFromThereAfterAShortWrite) {

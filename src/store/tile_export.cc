@@ -19,6 +19,7 @@ Error failed(std::string_view what, const std::string& path, int error) {
 
 // A reader never sees a part of a file. Flushing comes once, for all of them.
 Status write_unflushed(const std::string& path, std::span<const std::uint8_t> bytes) {
+  if (Status status = check_replaceable(path); !status) return status;
   const std::string temporary = path + ".new";
   Descriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd.valid()) return failed("create", temporary, errno);

@@ -34,6 +34,7 @@ FpmWriter::~FpmWriter() {
 }
 
 Result<std::unique_ptr<FpmWriter>> FpmWriter::create(const std::string& destination, std::uint32_t sections) {
+  if (Status status = check_replaceable(destination); !status) return status.error();
   // Unique in its directory: a writer that was killed may have left its file behind.
   for (int attempt = 0; attempt < 1000; ++attempt) {
     std::string temporary = fmt::format("{}.{}-{}.partial", destination, ::getpid(), attempt);
@@ -134,6 +135,8 @@ Status FpmWriter::commit() {
   if (Status status = seal(); !status) return status;
   if (::fsync(fd_.get()) != 0) return failure("flush");
   if (fd_.close() != 0) return failure("close");
+  // Again, because much time may have passed.
+  if (Status status = check_replaceable(destination_); !status) return status;
   if (::rename(temporary_.c_str(), destination_.c_str()) != 0) {
     return environment_error(
         fmt::format("cannot rename {} to {}: {}", temporary_, destination_, system_reason(errno)));
