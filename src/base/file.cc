@@ -33,16 +33,25 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Status write_all(Descriptor& fd, const std::string& path, std::span<const std::uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd.get(), bytes.data(), bytes.size());
+// `write_some(rest, done)` writes a part of what follows the first `done` bytes and returns as write(2).
+template <class WriteSome>
+bool write_whole(std::span<const std::uint8_t> bytes, const WriteSome& write_some) {
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t written = write_some(bytes.subspan(done), static_cast<off_t>(done));
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return failed("write", path, errno);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    if (written == 0) errno = EIO;
+    if (written <= 0) return false;
+    done += static_cast<std::size_t>(written);
   }
-  if (::fsync(fd.get()) != 0) return failed("flush", path, errno);
-  if (fd.close() != 0) return failed("close", path, errno);
-  return {};
+  return true;
+}
+
+std::string_view kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "folder";
+  if (S_ISFIFO(mode)) return "named pipe";
+  if (S_ISSOCK(mode)) return "socket";
+  return "device";
 }
 
 // Removes the temporary file unless it took its final name.
@@ -74,7 +83,10 @@ Status write_temporary(const TemporaryFile& temporary, const std::string& target
     }
     return failed("create a file beside", target, errno);
   }
-  return write_all(fd, target, bytes);
+  if (!write_all(fd.get(), bytes)) return failed("write", target, errno);
+  if (::fsync(fd.get()) != 0) return failed("flush", target, errno);
+  if (fd.close() != 0) return failed("close", target, errno);
+  return {};
 }
 
 }  // namespace
@@ -82,6 +94,18 @@ Status write_temporary(const TemporaryFile& temporary, const std::string& target
 std::string system_reason(int error) { return std::generic_category().message(error); }
 
 int Descriptor::close() { return ::close(std::exchange(fd_, -1)); }
+
+bool write_all(int descriptor, std::span<const std::uint8_t> bytes) {
+  return write_whole(bytes, [&](std::span<const std::uint8_t> rest, off_t /*done*/) {
+    return ::write(descriptor, rest.data(), rest.size());
+  });
+}
+
+bool write_all_at(int descriptor, off_t offset, std::span<const std::uint8_t> bytes) {
+  return write_whole(bytes, [&](std::span<const std::uint8_t> rest, off_t done) {
+    return ::pwrite(descriptor, rest.data(), rest.size(), offset + done);
+  });
+}
 
 Status sync_folder_of(const std::string& path) {
   const std::string folder = folder_of(path);
@@ -116,7 +140,20 @@ Result<std::vector<std::uint8_t>> read_file(const std::string& path, std::int64_
   }
 }
 
+Status check_replaceable(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) {
+    // A folder that is missing is told, with more words, by whoever writes there.
+    if (errno == ENOENT || errno == ENOTDIR) return {};
+    return failed("examine", path, errno);
+  }
+  if (S_ISREG(info.st_mode)) return {};
+  return caller_error(fmt::format("cannot replace {}: it is a {}, not a regular file; choose another path",
+                                  path, kind_of(info.st_mode)));
+}
+
 Status write_file_atomically(const std::string& path, std::span<const std::uint8_t> bytes, mode_t mode) {
+  if (Status status = check_replaceable(path); !status) return status;
   TemporaryFile temporary(path);
   if (Status status = write_temporary(temporary, path, bytes, mode); !status) return status;
   if (Status status = FAULT_POINT("file.replace.temporary_written"); !status) return status;

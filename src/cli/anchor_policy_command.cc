@@ -78,7 +78,8 @@ int set_policy(const PolicyOptions& options) {
 }
 
 int make_key(const std::string& path, const std::string& name, bool json) {
-  std::error_code failure;
+  // Before there is a key, which could not be made a second time.
+  if (Status status = check_replaceable(path + ".pub"); !status) return report(status.error());
   auto key = ledger::create_key_file(path, name);
   if (!key) return report(key.error());
   const std::string text = key->verifier().text();

@@ -50,6 +50,7 @@ void print(const PerplexityCommand& command, const eval::PerplexityReport& resul
 int measure(const PerplexityCommand& command) {
   auto backend = backend::select_backend(command.backend, command.threads);
   if (!backend) return report(backend.error());
+  if (Status status = check_replaceable(command.top1); !status) return report(status.error());
   auto text = read_file(command.text, bounds::kMaxTextBytes);
   if (!text) return report(text.error());
   auto file = weights::ModelFile::open(command.model);

@@ -245,6 +245,7 @@ int run(const RunOptions& options) {
     request->tenant_name = options.tenant;
     requests.push_back(std::move(*request));
   }
+  if (Status status = check_replaceable(options.export_kv); !status) return report(status.error());
   for (const std::string& folder : {options.receipts, options.data}) {
     if (Status status = ensure_folder(folder); !status) return report(status.error());
   }

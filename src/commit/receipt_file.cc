@@ -60,8 +60,9 @@ Status remove_receipt(const std::string& path) {
   Status status;
   for (const auto& file : {receipt, std::filesystem::path(receipt).replace_extension(".json")}) {
     std::error_code failure;
-    // A folder in a file's place is somebody else's, and remove would take an empty one.
-    if (!std::filesystem::is_directory(file, failure)) std::filesystem::remove(file, failure);
+    // What else is in a file's place is somebody else's, be it a link.
+    if (std::filesystem::is_regular_file(std::filesystem::symlink_status(file, failure)))
+      std::filesystem::remove(file, failure);
     if (failure && failure != std::errc::no_such_file_or_directory)
       status = environment_error(fmt::format("cannot remove {}: {}", file.string(), failure.message()));
   }

@@ -13,7 +13,7 @@ Status check_receipt_id(std::string_view id);
 /// Writes `<id>.receipt` (CBOR) and `<id>.json` (the readable view) into a folder that exists, each
 /// atomically, and gives the path of the former; after an error neither is there. A process that dies between
 /// the two leaves the receipt without its view. Never replaces a receipt: one that is there is the caller's
-/// error.
+/// error, and so is what check_replaceable() refuses at the view's place.
 Result<std::string> write_receipt(const std::string& folder, std::string_view id, const Receipt& receipt);
 
 /// Takes away what write_receipt wrote, by the path that it gave: the answer turned out not to hold.

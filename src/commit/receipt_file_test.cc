@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,16 +61,28 @@ TEST_F(ReceiptFileTest, TakesAwayAReceiptWithItsViewAndNothingElse) {
 }
 
 TEST_F(ReceiptFileTest, AReceiptWhoseViewCannotBeWrittenDoesNotStay) {
-  // Nothing can take a folder's place.
-  const std::string in_the_way = folder_ + "/a.json/";
-  ASSERT_TRUE(std::filesystem::create_directory(in_the_way));
-  auto path = write_receipt(folder_, "a", sample::receipt(1));
-  ASSERT_FALSE(path.ok());
-  EXPECT_EQ(path.error().kind, ErrorKind::kEnvironment);
-  EXPECT_FALSE(*has_receipt(folder_, "a"));
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
-  std::filesystem::remove(in_the_way);
+  const std::string view = folder_ + "/a.json";
+  for (const bool folder : {true, false}) {
+    ASSERT_EQ(folder ? ::mkdir(view.c_str(), 0700) : ::mkfifo(view.c_str(), 0600), 0);
+    auto path = write_receipt(folder_, "a", sample::receipt(1));
+    ASSERT_FALSE(path.ok());
+    EXPECT_EQ(path.error().kind, ErrorKind::kCaller);
+    EXPECT_NE(path.error().message.find("cannot replace " + view), std::string::npos) << path.error().message;
+    EXPECT_FALSE(*has_receipt(folder_, "a"));
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+    EXPECT_TRUE(std::filesystem::remove(view));
+  }
   EXPECT_TRUE(write_receipt(folder_, "a", sample::receipt(1)).ok());
+}
+
+TEST_F(ReceiptFileTest, ALinkInAViewsPlaceIsNotTakenAway) {
+  auto path = write_receipt(folder_, "a", sample::receipt(1));
+  ASSERT_TRUE(path.ok());
+  std::filesystem::rename(folder_ + "/a.json", folder_ + "/kept");
+  std::filesystem::create_symlink("kept", folder_ + "/a.json");
+  ASSERT_TRUE(remove_receipt(*path).ok());
+  EXPECT_FALSE(*has_receipt(folder_, "a"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ + "/a.json"));
 }
 
 TEST_F(ReceiptFileTest, RefusesIdsThatAreNoPlainNames) {

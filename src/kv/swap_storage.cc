@@ -39,22 +39,15 @@ class SwapFile final : public SwapStorage {
   std::uint8_t* room(std::int64_t /*slot*/) override { return staging_.data(); }
 
   Status store(std::int64_t slot) override {
-    std::size_t done = 0;
-    while (done < staging_.size()) {
-      const ssize_t written =
-          ::pwrite(fd_.get(), staging_.data() + done, staging_.size() - done, offset(slot, done));
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return failed("write", system_reason(errno));
-      done += static_cast<std::size_t>(written);
-    }
+    if (!write_all_at(fd_.get(), offset(slot), staging_)) return failed("write", system_reason(errno));
     return {};
   }
 
   Result<const std::uint8_t*> load(std::int64_t slot) override {
     std::size_t done = 0;
     while (done < staging_.size()) {
-      const ssize_t got =
-          ::pread(fd_.get(), staging_.data() + done, staging_.size() - done, offset(slot, done));
+      const ssize_t got = ::pread(fd_.get(), staging_.data() + done, staging_.size() - done,
+                                  offset(slot) + static_cast<off_t>(done));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return failed("read", system_reason(errno));
       if (got == 0) return failed("read", "it ends early");
@@ -64,8 +57,8 @@ class SwapFile final : public SwapStorage {
   }
 
  private:
-  off_t offset(std::int64_t slot, std::size_t done) const {
-    return static_cast<off_t>(slot) * static_cast<off_t>(staging_.size()) + static_cast<off_t>(done);
+  off_t offset(std::int64_t slot) const {
+    return static_cast<off_t>(slot) * static_cast<off_t>(staging_.size());
   }
   Error failed(const char* what, const std::string& why) const {
     return environment_error(fmt::format("cannot {} the swap file {}: {}", what, path_, why));

@@ -17,22 +17,13 @@ Error failed(std::string_view what, const std::string& path, int error) {
   return environment_error(fmt::format("cannot {} {}: {}", what, path, system_reason(error)));
 }
 
-Status write_all(int fd, const std::string& path, std::span<const std::uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t wrote = ::write(fd, bytes.data(), bytes.size());
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return failed("write", path, errno);
-    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
-  }
-  return {};
-}
-
 // A reader never sees a part of a file. Flushing comes once, for all of them.
 Status write_unflushed(const std::string& path, std::span<const std::uint8_t> bytes) {
+  if (Status status = check_replaceable(path); !status) return status;
   const std::string temporary = path + ".new";
   Descriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd.valid()) return failed("create", temporary, errno);
-  if (Status status = write_all(fd.get(), temporary, bytes); !status) return status;
+  if (!write_all(fd.get(), bytes)) return failed("write", temporary, errno);
   if (fd.close() != 0) return failed("write", temporary, errno);
   if (std::rename(temporary.c_str(), path.c_str()) != 0) return failed("replace", path, errno);
   return {};

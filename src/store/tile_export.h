@@ -22,8 +22,9 @@ Result<std::vector<std::uint8_t>> read_tile(LedgerStore& store, const ledger::Ti
 
 /// Writes the tree of a signed checkpoint of this ledger as static files (c2sp.org/tlog-tiles) into a folder
 /// that exists: what is new since the checkpoint there, then, once that is on the disk, the checkpoint. A
-/// folder with a larger tree, or one that is no prefix of this ledger, is the caller's error. After a crash
-/// the folder holds a whole log, the old or the new one.
+/// folder with a larger tree, or one that is no prefix of this ledger, is the caller's error, and so is what
+/// check_replaceable() refuses at the place of a tile. After a crash the folder holds a whole log, the old or
+/// the new one.
 Result<Exported> export_tiles(LedgerStore& store, std::string_view note, const std::string& folder,
                               const std::function<void(std::uint64_t files)>& progress = {});
 

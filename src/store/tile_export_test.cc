@@ -1,5 +1,7 @@
 #include "store/tile_export.h"
 
+#include <sys/stat.h>
+
 #include <fstream>
 #include <map>
 
@@ -119,6 +121,24 @@ TEST_F(TileExportTest, AnotherLogsFolderIsLeftAlone) {
   refused("does not continue");
   std::ofstream(tiles() + "/checkpoint") << "nonsense";
   refused("export into another folder");
+}
+
+TEST_F(TileExportTest, WhatIsNoRegularFileIsNotReplaced) {
+  append(300);
+  ASSERT_TRUE(run(300).ok());
+  append(1);
+  const std::string tile = tiles() + "/tile/0/001.p/45";
+  ASSERT_EQ(::mkfifo(tile.c_str(), 0600), 0);
+  const auto refused = run();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().kind, ErrorKind::kCaller);
+  EXPECT_NE(refused.error().message.find(tile + ": it is a named pipe"), std::string::npos)
+      << refused.error().message;
+  EXPECT_TRUE(std::filesystem::is_fifo(tile));
+  check_files(300);
+  std::filesystem::remove(tile);
+  ASSERT_TRUE(run().ok());
+  check_files(301);
 }
 
 TEST_F(TileExportTest, AFolderThatCannotBeWrittenIsAnEnvironmentError) {

@@ -34,6 +34,7 @@ FpmWriter::~FpmWriter() {
 }
 
 Result<std::unique_ptr<FpmWriter>> FpmWriter::create(const std::string& destination, std::uint32_t sections) {
+  if (Status status = check_replaceable(destination); !status) return status.error();
   // Unique in its directory: a writer that was killed may have left its file behind.
   for (int attempt = 0; attempt < 1000; ++attempt) {
     std::string temporary = fmt::format("{}.{}-{}.partial", destination, ::getpid(), attempt);
@@ -57,13 +58,7 @@ Error FpmWriter::failure(std::string_view action) const {
 }
 
 Status FpmWriter::write_at(std::uint64_t offset, std::span<const std::uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return failure("write to");
-    offset += static_cast<std::uint64_t>(written);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
+  if (!write_all_at(fd_.get(), static_cast<off_t>(offset), bytes)) return failure("write to");
   return {};
 }
 
@@ -140,6 +135,8 @@ Status FpmWriter::commit() {
   if (Status status = seal(); !status) return status;
   if (::fsync(fd_.get()) != 0) return failure("flush");
   if (fd_.close() != 0) return failure("close");
+  // Again, because much time may have passed.
+  if (Status status = check_replaceable(destination_); !status) return status;
   if (::rename(temporary_.c_str(), destination_.c_str()) != 0) {
     return environment_error(
         fmt::format("cannot rename {} to {}: {}", temporary_, destination_, system_reason(errno)));

@@ -15,8 +15,9 @@
 namespace fieldprint::weights {
 
 /// Writes a .fpm file beside its destination and renames it there when it is whole. Without commit() nothing
-/// is left behind. Errors of the operating system (a full disk, a directory that cannot be written) are the
-/// environment's.
+/// is left behind. What check_replaceable() refuses at the destination is the caller's error, and a symbolic
+/// link there is replaced as it says. Errors of the operating system (a full disk, a directory that cannot be
+/// written) are the environment's.
 class FpmWriter {
  public:
   /// `sections` is the exact number of sections to come.

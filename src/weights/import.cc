@@ -143,10 +143,10 @@ class Importer {
   }
 
   Status run(const std::string& out, const tokenizer::Vocabulary& vocabulary, const Calibrate& calibrate) {
-    hash_source();
     auto writer = FpmWriter::create(out, section_count());
     if (!writer) return writer.error();
     writer_ = std::move(*writer);
+    hash_source();
     if (Status status = write_draft(vocabulary); !status) return status;
     if (Status status = apply_calibration(calibrate); !status) return status;
     if (Status status = writer_->commit(); !status) return status;

@@ -190,6 +190,10 @@ TEST_F(Import, MissingInputAndUnwritableOutputAreTold) {
   const auto nowhere = import_tiny({}, "none/a.fpm");
   EXPECT_EQ(nowhere.error().kind, ErrorKind::kEnvironment);
   EXPECT_NAMES(nowhere.error().message, "none/a.fpm");
+  const auto folder = import_gguf(path("tiny.gguf"), directory_, calibrate_nothing,
+                                  [](std::int64_t, std::int64_t) { FAIL() << "told only after work"; });
+  EXPECT_EQ(folder.error().kind, ErrorKind::kCaller);
+  EXPECT_NAMES(folder.error().message, "it is a folder, not a regular file");
 }
 
 TEST_F(Import, ProgressEndsAtTheWhole) {

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import unittest
 
@@ -175,6 +176,23 @@ class FilesTest(CommandLineTest):
         self.assert_fails(run("verify", text, "-m", model()), BAD_USAGE, "not a sound receipt")
         self.assertFalse(os.path.exists(self.path("x.fpm")))
 
+    def test_what_is_no_regular_file_is_not_replaced(self):
+        pipe, folder = self.path("pipe.pub"), self.path("folder.pub")
+        os.mkfifo(pipe)
+        os.mkdir(folder)
+        text = self.write("notes.txt", "notes")
+        for path, kind in ((pipe, "named pipe"), (folder, "folder")):
+            for arguments in (["model", "import", GGUF, "-o", path],
+                              ["run", "-m", model(), "-p", "hi", "-n", 2, "--export-kv", path],
+                              ["eval", "perplexity", "-m", model(), "--text", text, "--dump-top1", path],
+                              ["anchor", "key", "new", path.removesuffix(".pub"), "--name", "x"]):
+                with self.subTest(arguments=arguments):
+                    ended = run(*arguments)
+                    self.assert_fails(ended, BAD_USAGE, f"{path}: it is a {kind}, not a regular file", "choose another path")
+                    self.assertEqual("", ended.out)
+        self.assertTrue(stat.S_ISFIFO(os.stat(pipe).st_mode))
+        self.assertEqual(["folder.pub", "notes.txt", "pipe.pub"], sorted(os.listdir(self.folder)))
+
     def test_a_truncated_gguf(self):
         with open(GGUF, "rb") as file:
             head = file.read(5_000_000)
@@ -243,8 +261,8 @@ class FullDiskTest(CommandLineTest):
         receipts = self.path("receipts")
         os.makedirs(os.path.join(receipts, "answer.json"))
         ended = run(*self.asked("--receipts", receipts))
-        self.assertEqual(ENVIRONMENT_FAILED, ended.status)
-        self.assertIn(os.path.join(receipts, "answer.json"), ended.err)
+        self.assertEqual(BAD_USAGE, ended.status)
+        self.assertIn(os.path.join(receipts, "answer.json") + ": it is a folder", ended.err)
         self.assertEqual(["answer.json"], os.listdir(receipts))
         self.assertIsNone(ended.lines()[0]["receipt"])
 
