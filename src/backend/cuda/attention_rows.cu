@@ -22,7 +22,7 @@ class Consumer {
         group_(group),
         own_(shared.places() + group * 128 * S::kPlaces * 16 + lane() * 16) {}
 
-  __device__ void attend(const RowsTask& task) {
+  __device__ void attend(const PlannedTask& task) {
     start(task);
     const std::int32_t end = task.item.end_tile;
     // Tiles with none of these bits begin a chunk.
@@ -72,7 +72,7 @@ class Consumer {
   }
 
   /// The rows of a new task.
-  __device__ void start(const RowsTask& task) {
+  __device__ void start(const PlannedTask& task) {
     barrier_wait(shared_.queries_full(), count_ % 2);
     SeenRange all{0, 0x7FFFFFFF};
 #pragma unroll
@@ -211,7 +211,7 @@ class Consumer {
 
   /// Appends the chunk to the row, which is in the thread's places or, at the end, where the chunk was. Of
   /// the largest heads it is where the item's results will be.
-  __device__ void end_chunk(const RowsTask& task, bool first, bool end) {
+  __device__ void end_chunk(const PlannedTask& task, bool first, bool end) {
     const RowSoftmax chunk = load_softmax(kChunkPlace);
     if (first) {
       store_softmax(kSoftmaxPlace, chunk);
@@ -259,7 +259,7 @@ class Consumer {
     own[2] = sum.z;
     own[3] = sum.w;
   }
-  __device__ void join_results(const RowsTask& task, const Joins& joins) {
+  __device__ void join_results(const PlannedTask& task, const Joins& joins) {
     const float* const from[2] = {results_of(task, 0), results_of(task, 1)};
 #pragma unroll
     for (int n = 0; n < S::kOutputs / 4; ++n) {
@@ -275,7 +275,7 @@ class Consumer {
   }
 
   /// Where the lane's channels of its r-th row go, if there is such a row.
-  __device__ float* results_of(const RowsTask& task, int r) const {
+  __device__ float* results_of(const PlannedTask& task, int r) const {
     const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
     const std::int32_t query = row_of(r) / group;
     if (query >= task.item.queries) return nullptr;
@@ -298,7 +298,7 @@ class Consumer {
     }
   }
 
-  __device__ void store(const RowsTask& task) {
+  __device__ void store(const PlannedTask& task) {
     const RowSoftmax softmax = load_softmax(kSoftmaxPlace);
     const std::int32_t group = args_.attention.heads / args_.attention.kv_heads;
     const std::int32_t channels = args_.attention.head_dim;
@@ -333,7 +333,7 @@ class Consumer {
   }
 
   /// From the state of a row's whole context to its result: the sink comes first, and there are no anchors.
-  __device__ void finish(const RowsTask& task, const RowSoftmax& context) {
+  __device__ void finish(const PlannedTask& task, const RowSoftmax& context) {
     const AttentionArgs& args = args_.attention;
     const float4 row = load_shared(place(kRowPlace));
     RowSoftmax sum{{row.z, row.w}, {}};
@@ -399,7 +399,7 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
     barrier_init_fence();
   }
   __syncthreads();
-  RowsTasks tasks{args.items * args.attention.kv_heads};
+  RowsTasks tasks(args.plan);
   if (warp >= S::kConsumers / 32) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::kProducerRegisters));
     if (warp == S::kConsumers / 32) produce_units<S>(args, maps, shared, tasks);
@@ -407,7 +407,7 @@ __global__ void __launch_bounds__(RowsShape<kPad>::kThreads, 1)
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::kRegisters));
     Consumer<kPad> consumer(args, shared, warp / 4);
-    for (RowsTask task; tasks.next(args, task);) consumer.attend(task);
+    for (PlannedTask task; tasks.next(task);) consumer.attend(task);
   }
 }
 
@@ -433,9 +433,8 @@ void launch(const RowsArgs& args, std::int32_t multiprocessors, Stream stream) {
   const auto kernel = rows_kernel<kPad>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes),
         "attention memory");
-  const std::int32_t tasks = args.items * attention.kv_heads;
-  kernel<<<static_cast<unsigned>(std::min(tasks, multiprocessors)), S::kThreads, S::kSharedBytes, stream>>>(
-      args, maps);
+  kernel<<<static_cast<unsigned>(std::min(args.tasks, multiprocessors)), S::kThreads, S::kSharedBytes,
+           stream>>>(args, maps);
   check_launch("attention rows");
 }
 

@@ -14,10 +14,10 @@ struct RowsArgs {
   AttentionArgs attention;
   PlanView plan;
   StateView states;
-  std::int32_t items;
+  std::int32_t tasks;
 };
 
-/// Each of `multiprocessors` blocks takes items of the plan, for one KV head after the other.
+/// Each of `multiprocessors` blocks, or of as many as there are tasks, has those that the plan deals it.
 void launch_rows(const RowsArgs& args, std::int32_t multiprocessors, Stream stream);
 
 }  // namespace fieldprint::backend::cuda

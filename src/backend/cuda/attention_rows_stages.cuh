@@ -131,26 +131,21 @@ struct Turn {
   }
 };
 
-/// Work of a block: an item's rows for one KV head.
-struct RowsTask {
-  PlannedItem item;
-  std::int32_t kv_head;
-};
-
-/// A block's tasks, one in every round of the grid. As the longest come first, every second round goes
-/// backwards.
+/// The tasks that the plan deals to a block.
 struct RowsTasks {
-  std::int32_t count;
-  std::int32_t round = 0;
+  const PlannedTask* upcoming;
+  std::int32_t left;
 
-  __device__ bool next(const RowsArgs& args, RowsTask& task) {
-    const std::int32_t grid = static_cast<std::int32_t>(gridDim.x);
-    const std::int32_t block = static_cast<std::int32_t>(blockIdx.x);
-    const std::int32_t index = round * grid + (round % 2 != 0 ? grid - 1 - block : block);
-    if (index >= count) return false;
-    ++round;
-    const std::int32_t heads = args.attention.kv_heads;
-    task = {args.plan.row_items()[index / heads], index % heads};
+  __device__ explicit RowsTasks(const PlanView& plan) {
+    const std::int32_t* starts = plan.row_starts() + blockIdx.x;
+    upcoming = plan.row_tasks() + starts[0];
+    left = starts[1] - starts[0];
+  }
+
+  __device__ bool next(PlannedTask& task) {
+    if (left == 0) return false;
+    --left;
+    task = *upcoming++;
     return true;
   }
 };
@@ -205,7 +200,7 @@ __device__ __forceinline__ std::int32_t load_word(std::uint32_t address) {
 
 /// Of the rows of a task. A row that does not exist sees all.
 template <typename S>
-__device__ void tell_rows(const RowsArgs& args, RowsInfo<S> info, const RowsTask& task) {
+__device__ void tell_rows(const RowsArgs& args, RowsInfo<S> info, const PlannedTask& task) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int32_t group = args.attention.heads / args.attention.kv_heads;
   const auto tell = [&](int row, std::int32_t step, std::int32_t token, const SeenRange& seen) {
@@ -230,7 +225,7 @@ __device__ void tell_rows(const RowsArgs& args, RowsInfo<S> info, const RowsTask
 
 /// Of the sink, whose values come with their factor.
 template <typename S>
-__device__ void tell_sink(const RowsArgs& args, RowsInfo<S> info, const RowsTask& task) {
+__device__ void tell_sink(const RowsArgs& args, RowsInfo<S> info, const PlannedTask& task) {
   const AttentionArgs& attention = args.attention;
   const std::int32_t dim = attention.head_dim;
   const std::int64_t block = args.plan.queries()[task.item.first_query].sink_block;
@@ -254,8 +249,8 @@ __device__ void produce_queries(const RowsArgs& args, const CUtensorMap* map, Ro
                                 RowsTasks tasks) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int32_t group = args.attention.heads / args.attention.kv_heads;
-  RowsTask task;
-  for (std::uint32_t n = 0; tasks.next(args, task); ++n) {
+  PlannedTask task;
+  for (std::uint32_t n = 0; tasks.next(task); ++n) {
     const RowsInfo<S> info{shared.info(n)};
     barrier_wait(shared.info_empty(n), n / 2 % 2 ^ 1U);
     tell_rows<S>(args, info, task);
@@ -299,8 +294,8 @@ __device__ void produce_units(const RowsArgs& args, const RowsMaps& maps, RowsSh
                               RowsTasks tasks) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Turn<S> turn;
-  RowsTask task;
-  while (tasks.next(args, task)) {
+  PlannedTask task;
+  while (tasks.next(task)) {
     const std::int32_t* blocks = args.plan.blocks() + task.item.block;
     const std::int32_t first = task.item.first_tile;
     const int units = 2 * (task.item.end_tile - first);

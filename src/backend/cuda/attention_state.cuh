@@ -37,7 +37,8 @@ struct PlanView {
   }
   __device__ const PlannedQuery* queries() const { return reinterpret_cast<const PlannedQuery*>(header + 1); }
   __device__ const PlannedItem* items() const { return at<PlannedItem>(items_at); }
-  __device__ const PlannedItem* row_items() const { return at<PlannedItem>(header->row_items_at); }
+  __device__ const std::int32_t* row_starts() const { return at<std::int32_t>(header->row_starts_at); }
+  __device__ const PlannedTask* row_tasks() const { return at<PlannedTask>(header->row_tasks_at); }
   __device__ const std::int32_t* blocks() const { return at<std::int32_t>(header->blocks_at); }
 };
 

@@ -50,7 +50,7 @@ std::vector<std::uint64_t> AttentionStep::launch_key() const {
     key.push_back(reinterpret_cast<std::uintptr_t>(on_device.buffer));
     key.push_back(static_cast<std::uint64_t>(on_device.queries));
     key.push_back(on_device.items > 0 ? 1 : 0);
-    key.push_back(static_cast<std::uint64_t>(on_device.row_items));
+    key.push_back(static_cast<std::uint64_t>(on_device.row_tasks));
     key.push_back(static_cast<std::uint64_t>(on_device.items_at));
   }
   return key;

@@ -6,6 +6,10 @@
 /// the message schedule, is computed ahead: the kLanes lanes of a page expand the schedules of kLanes blocks
 /// side by side into shared memory, then all of them walk the chain, in step with the other pages of the
 /// warp.
+///
+/// A chain takes long, and beside it the step goes on: a warp has no more registers and shared memory than
+/// the blocks of w8r_large_kernel leave free, each of which takes nearly all of a multiprocessor. With more,
+/// every such kernel would wait for the chain to end.
 namespace fieldprint::backend::cuda {
 namespace {
 
@@ -22,10 +26,6 @@ __constant__ const std::uint32_t kRoundConstants[kRounds] = {
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-
-struct State {
-  std::uint32_t h[8];
-};
 
 __device__ std::uint32_t rotate(std::uint32_t x, int right) { return __funnelshift_r(x, x, right); }
 __device__ std::uint32_t swap_bytes(std::uint32_t x) { return __byte_perm(x, 0, 0x0123); }
@@ -44,46 +44,61 @@ __device__ std::uint32_t majority(std::uint32_t x, std::uint32_t y, std::uint32_
 /// A page as a padded message.
 struct Message {
   const std::uint8_t* bytes;
-  std::int64_t size;
+  int size;
 
-  __device__ std::int64_t blocks() const { return (size + 8) / kBlockBytes + 1; }
+  __device__ int blocks() const { return (size + 8) / kBlockBytes + 1; }
 
   /// Byte i of the padded message: the page, a one bit, zeros, and the page's length in bits.
-  __device__ std::uint32_t padded(std::int64_t i) const {
+  __device__ std::uint32_t padded(int i) const {
     if (i < size) return bytes[i];
     if (i == size) return 0x80;
-    const std::int64_t from_end = blocks() * kBlockBytes - 1 - i;
-    return from_end < 8 ? static_cast<std::uint32_t>((size * 8) >> (8 * from_end)) & 0xFFU : 0U;
-  }
-
-  /// The words of a block as they lie in memory.
-  __device__ void load(std::int64_t block, std::uint32_t (&words)[kBlockWords]) const {
-    if (block >= blocks()) return;
-    const std::uint8_t* from = bytes + block * kBlockBytes;
-    if ((block + 1) * kBlockBytes <= size && reinterpret_cast<std::uintptr_t>(from) % 16 == 0) {
-#pragma unroll
-      for (int i = 0; i < kBlockWords / 4; ++i) {
-        const uint4 quad = reinterpret_cast<const uint4*>(from)[i];
-        words[4 * i] = quad.x;
-        words[4 * i + 1] = quad.y;
-        words[4 * i + 2] = quad.z;
-        words[4 * i + 3] = quad.w;
-      }
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < kBlockWords; ++i) {
-      const std::int64_t at = block * kBlockBytes + 4 * i;
-      words[i] = padded(at) | padded(at + 1) << 8 | padded(at + 2) << 16 | padded(at + 3) << 24;
-    }
+    const int from_end = blocks() * kBlockBytes - 1 - i;
+    return from_end < 8 ? static_cast<std::uint32_t>((std::uint64_t{8} * size) >> (8 * from_end)) & 0xFFU
+                        : 0U;
   }
 };
 
-/// The block's message schedule with the round constants added, in order.
-__device__ void expand(const std::uint32_t (&words)[kBlockWords], uint4* schedule) {
+/// What a lane keeps in shared memory. Those of eight neighbours begin in different banks.
+struct LaneRoom {
+  uint4 schedule[kRounds / 4];
+  uint4 block[kBlockWords / 4];  ///< the next block, as it lies in memory
+  uint4 chain[2];                ///< all lanes of a page have the same
+  uint4 apart;
+};
+
+/// Begins to bring a block of the message into the lane's room.
+__device__ void fetch(const Message& message, int block, LaneRoom& room) {
+  if (block >= message.blocks()) return;
+  const std::uint8_t* from = message.bytes + std::int64_t{block} * kBlockBytes;
+  if ((block + 1) * kBlockBytes <= message.size && reinterpret_cast<std::uintptr_t>(from) % 16 == 0) {
+    const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(room.block));
+#pragma unroll
+    for (int i = 0; i < kBlockWords / 4; ++i) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + 16 * i), "l"(from + 16 * i)
+                   : "memory");
+    }
+    return;
+  }
+  auto* words = reinterpret_cast<std::uint32_t*>(room.block);
+  for (int i = 0; i < kBlockWords; ++i) {
+    const int at = block * kBlockBytes + 4 * i;
+    words[i] = message.padded(at) | message.padded(at + 1) << 8 | message.padded(at + 2) << 16 |
+               message.padded(at + 3) << 24;
+  }
+}
+
+/// The message schedule of the fetched block, with the round constants added, in order.
+__device__ void expand(LaneRoom& room) {
+  asm volatile("cp.async.wait_all;" ::: "memory");
   std::uint32_t w[kBlockWords];
 #pragma unroll
-  for (int i = 0; i < kBlockWords; ++i) w[i] = swap_bytes(words[i]);
+  for (int i = 0; i < kBlockWords / 4; ++i) {
+    const uint4 quad = room.block[i];
+    w[4 * i] = swap_bytes(quad.x);
+    w[4 * i + 1] = swap_bytes(quad.y);
+    w[4 * i + 2] = swap_bytes(quad.z);
+    w[4 * i + 3] = swap_bytes(quad.w);
+  }
 #pragma unroll
   for (int t = 0; t < kRounds; t += 4) {
     if (t >= kBlockWords) {
@@ -92,13 +107,12 @@ __device__ void expand(const std::uint32_t (&words)[kBlockWords], uint4* schedul
         w[i % 16] += small_sigma1(w[(i - 2) % 16]) + w[(i - 7) % 16] + small_sigma0(w[(i - 15) % 16]);
       }
     }
-    schedule[t / 4] = {w[t % 16] + kRoundConstants[t], w[t % 16 + 1] + kRoundConstants[t + 1],
-                       w[t % 16 + 2] + kRoundConstants[t + 2], w[t % 16 + 3] + kRoundConstants[t + 3]};
+    room.schedule[t / 4] = {w[t % 16] + kRoundConstants[t], w[t % 16 + 1] + kRoundConstants[t + 1],
+                            w[t % 16 + 2] + kRoundConstants[t + 2], w[t % 16 + 3] + kRoundConstants[t + 3]};
   }
 }
 
-__device__ void round(State& s, std::uint32_t scheduled) {
-  std::uint32_t(&v)[8] = s.h;
+__device__ void round(std::uint32_t (&v)[8], std::uint32_t scheduled) {
   const std::uint32_t first = v[7] + scheduled + big_sigma1(v[4]) + choose(v[4], v[5], v[6]);
   const std::uint32_t second = big_sigma0(v[0]) + majority(v[0], v[1], v[2]);
   v[7] = v[6];
@@ -111,29 +125,32 @@ __device__ void round(State& s, std::uint32_t scheduled) {
   v[0] = first + second;
 }
 
-__device__ void compress(State& state, const uint4* schedule) {
-  State s = state;
+/// One block of the chain.
+__device__ void compress(uint4 (&chain)[2], const uint4* schedule) {
+  uint4 upper = chain[0];
+  uint4 lower = chain[1];
+  std::uint32_t v[8] = {upper.x, upper.y, upper.z, upper.w, lower.x, lower.y, lower.z, lower.w};
   uint4 next = schedule[0];
 #pragma unroll
   for (int t = 0; t < kRounds / 4; ++t) {
     const uint4 now = next;
     if (t + 1 < kRounds / 4) next = schedule[t + 1];
-    round(s, now.x);
-    round(s, now.y);
-    round(s, now.z);
-    round(s, now.w);
+    round(v, now.x);
+    round(v, now.y);
+    round(v, now.z);
+    round(v, now.w);
   }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) state.h[i] += s.h[i];
+  upper = chain[0];
+  chain[0] = {upper.x + v[0], upper.y + v[1], upper.z + v[2], upper.w + v[3]};
+  lower = chain[1];
+  chain[1] = {lower.x + v[4], lower.y + v[5], lower.z + v[6], lower.w + v[7]};
 }
 
 /// One warp for 32 / kLanes pages.
 template <int kLanes>
-__global__ void __launch_bounds__(32) hash_pages(PageDigestBatch batch) {
+__global__ void __maxnreg__(32) hash_pages(PageDigestBatch batch) {
   constexpr int kPages = 32 / kLanes;
-  // Schedules start four banks apart.
-  constexpr int kScheduleQuads = kRounds / 4 + 1;
-  __shared__ uint4 schedules[32 * kScheduleQuads];
+  __shared__ LaneRoom rooms[32];
 
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const std::int64_t page = std::int64_t{blockIdx.x} * kPages + threadIdx.x / kLanes;
@@ -141,29 +158,30 @@ __global__ void __launch_bounds__(32) hash_pages(PageDigestBatch batch) {
       page < batch.count ? page : batch.count - 1;  // spare lanes hash the last one too
   const Message message{batch.pool + batch.blocks[index / batch.pages] * batch.block_stride +
                             index % batch.pages * batch.page_bytes,
-                        batch.page_bytes};
-  uint4* mine = schedules + threadIdx.x * kScheduleQuads;
-  const uint4* pages = schedules + (threadIdx.x - lane) * kScheduleQuads;
+                        static_cast<int>(batch.page_bytes)};
+  LaneRoom& mine = rooms[threadIdx.x];
+  const LaneRoom* pages = rooms + (threadIdx.x - lane);
 
-  State state{
-      {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
-  const std::int64_t blocks = message.blocks();
-  std::uint32_t words[kBlockWords] = {};
-  message.load(lane, words);
-  for (std::int64_t first = 0; first < blocks; first += kLanes) {
-    expand(words, mine);
+  mine.chain[0] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a};
+  mine.chain[1] = {0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  fetch(message, lane, mine);
+  for (int first = 0; first < message.blocks(); first += kLanes) {
+    expand(mine);
     __syncwarp();
-    message.load(first + kLanes + lane, words);
-    for (int i = 0; i < kLanes && first + i < blocks; ++i) compress(state, pages + i * kScheduleQuads);
+    fetch(message, first + kLanes + lane, mine);
+    for (int i = 0; i < kLanes && first + i < message.blocks(); ++i) {
+      compress(mine.chain, pages[i].schedule);
+    }
     __syncwarp();
   }
 
   if (page >= batch.count || lane != 0) return;
   auto* digest = reinterpret_cast<uint4*>(batch.digests + 32 * page);
-  digest[0] = {swap_bytes(state.h[0]), swap_bytes(state.h[1]), swap_bytes(state.h[2]),
-               swap_bytes(state.h[3])};
-  digest[1] = {swap_bytes(state.h[4]), swap_bytes(state.h[5]), swap_bytes(state.h[6]),
-               swap_bytes(state.h[7])};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint4 words = mine.chain[half];
+    digest[half] = {swap_bytes(words.x), swap_bytes(words.y), swap_bytes(words.z), swap_bytes(words.w)};
+  }
 }
 
 template <int kLanes>

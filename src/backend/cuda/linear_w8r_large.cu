@@ -260,7 +260,7 @@ __device__ __forceinline__ void consume(const Task& task, int rank, W8RStages<S>
 }
 
 template <bool kA16>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __maxnreg__(160)
     w8r_large_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ Task task) {
   extern __shared__ std::uint8_t shared[];
   const std::uint32_t raw = shared_address(shared);
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x < S::kConsumers + 32) produce(task, &map, rank, stages);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     consume<kA16>(task, rank, stages, chunks);
   }
   cluster_sync();  // the other block may still arrive at this one's barriers

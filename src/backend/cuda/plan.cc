@@ -223,22 +223,24 @@ class Planner {
     std::size_t launched = to_fold;
     if (!few_.items.empty())
       launched = many_.items.empty() ? queries_.size() : std::max<std::size_t>(to_fold, 1);
+    const DealtTasks dealt = deal_tasks(many_.items, shape_);
     AttentionWork work{{},
                        static_cast<std::int32_t>(launched),
                        static_cast<std::int32_t>(few_.items.size()),
-                       static_cast<std::int32_t>(many_.items.size()),
+                       static_cast<std::int32_t>(dealt.tasks.size()),
                        0,
                        states_};
     work.buffer.resize(sizeof(PlanHeader));
     PlanHeader header{};
     header.items = work.items;
-    header.row_items = work.row_items;
+    header.row_tasks = work.row_tasks;
     header.queries = static_cast<std::int32_t>(queries_.size());
     header.team_items = static_cast<std::int32_t>(team_items_.size());
     header.to_fold = static_cast<std::int32_t>(to_fold);
     append(work, queries_);
     work.items_at = append(work, few_.items);
-    header.row_items_at = append(work, many_.items);
+    header.row_starts_at = append(work, dealt.starts);
+    header.row_tasks_at = append(work, dealt.tasks);
     header.blocks_at = append(work, blocks_);
     std::memcpy(work.buffer.data(), &header, sizeof(header));
     return work;

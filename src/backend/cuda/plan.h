@@ -54,6 +54,13 @@ struct PlannedItem {
   std::int32_t settled_tiles;  ///< of the segment: this step writes none of their tokens
 };
 
+/// A row item for one KV head.
+struct PlannedTask {
+  PlannedItem item;
+  std::int32_t kv_head;
+  std::int32_t reserved[3];
+};
+
 /// Query rows (queries × heads of a group) of an item, and of a row item, at most.
 inline constexpr std::int32_t kColumnRows = 16;
 constexpr std::int32_t rows_of_item(std::int32_t head_dim) { return head_dim <= 128 ? 192 : 128; }
@@ -61,22 +68,24 @@ constexpr std::int32_t rows_of_item(std::int32_t head_dim) { return head_dim <= 
 /// The head of the uploaded buffer; the queries follow it. Offsets are in bytes from its start.
 struct PlanHeader {
   std::int32_t items;      ///< of a few rows each, for decode steps
-  std::int32_t row_items;  ///< of up to rows_of_item() rows, for prefill
+  std::int32_t row_tasks;  ///< row items, for prefill, each for every KV head
   std::int32_t queries;
-  std::int32_t row_items_at;
+  std::int32_t row_starts_at;  ///< each block's first of the row tasks, and their number
+  std::int32_t row_tasks_at;   ///< PlannedTask
   std::int32_t blocks_at;
   std::int32_t to_fold;     ///< queries up to the last one that no item makes the result of
   std::int32_t team_items;  ///< the first of the items: the warps of a block share each, chunk by chunk
   std::int32_t taken;       ///< items that warps have come back for; 0 between launches
+  std::int32_t reserved[3];
 };
 static_assert(sizeof(PlanHeader) % 16 == 0 && sizeof(PlannedQuery) % 16 == 0 &&
-              sizeof(PlannedItem) % 16 == 0);
+              sizeof(PlannedItem) % 16 == 0 && sizeof(PlannedTask) % 16 == 0);
 
 struct AttentionWork {
   std::vector<std::byte> buffer;  ///< PlanHeader and what it points to
   std::int32_t queries;           ///< of the fold's launch
   std::int32_t items;
-  std::int32_t row_items;
+  std::int32_t row_tasks;
   std::int32_t items_at;  ///< offset of the items
   std::int32_t states;    ///< partial states that the workspace must hold
 };

@@ -8,8 +8,8 @@
 #include "backend/cuda/plan.h"
 #include "exact/format.h"
 
-/// How the contexts of a step's queries are cut into parts, so that every multiprocessor has as much to do
-/// and few partial states are made.
+/// How the contexts of a step's queries are cut into parts and dealt, so that every multiprocessor has as
+/// much to do and few partial states are made.
 namespace fieldprint::backend::cuda {
 
 /// Tiles of a segment.
@@ -45,5 +45,13 @@ void cut_few(std::vector<PlannedRow>& rows, const PlanShape& shape);
 /// Cuts rows of up to rows_of_item() query rows, which are whole before, into parts whose states take at most
 /// bounds::kMaxAttentionStateBytes or are one a query.
 void cut_many(std::vector<PlannedRow>& rows, const PlanShape& shape);
+
+/// What each block has to do, one after the other. There are no more blocks than tasks.
+struct DealtTasks {
+  std::vector<std::int32_t> starts;  ///< of each block, and the end of the last one
+  std::vector<PlannedTask> tasks;
+};
+/// Deals items, the longest first, each to the block that has least to do.
+DealtTasks deal_tasks(const std::vector<PlannedItem>& items, const PlanShape& shape);
 
 }  // namespace fieldprint::backend::cuda

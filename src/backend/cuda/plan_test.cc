@@ -7,9 +7,11 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/bounds.h"
@@ -37,6 +39,20 @@ std::vector<PlannedQuery> queries_of(const AttentionWork& work) {
 }
 std::vector<PlannedItem> items_of(const AttentionWork& work) {
   return array_at<PlannedItem>(work, work.items_at, work.items);
+}
+
+/// The items of the row tasks, each of which must be there once for every KV head.
+std::vector<PlannedItem> row_items_of(const AttentionWork& work, std::int32_t kv_heads) {
+  std::vector<PlannedItem> items;
+  std::map<std::pair<std::int32_t, std::int32_t>, std::set<std::int32_t>> heads;
+  for (const PlannedTask& task :
+       array_at<PlannedTask>(work, header_of(work).row_tasks_at, header_of(work).row_tasks)) {
+    std::set<std::int32_t>& mine = heads[{task.item.block + task.item.first_tile, task.item.first_query}];
+    if (mine.empty()) items.push_back(task.item);
+    EXPECT_TRUE(mine.insert(task.kv_head).second && task.kv_head < kv_heads);
+  }
+  for (const auto& [item, mine] : heads) EXPECT_EQ(std::ssize(mine), kv_heads);
+  return items;
 }
 
 std::int32_t pages_of(std::int32_t tokens) { return (tokens + 63) / 64; }
@@ -108,7 +124,7 @@ Visits visits_of(const AttentionWork& work, const PlanShape& shape) {
     }
   };
   visit(items_of(work), kColumnRows);
-  visit(array_at<PlannedItem>(work, header.row_items_at, header.row_items), rows_of_item(shape.head_dim));
+  visit(row_items_of(work, shape.kv_heads), rows_of_item(shape.head_dim));
   return visits;
 }
 
@@ -247,18 +263,46 @@ TEST(CudaPlan, StatesOfLongPromptsAreBounded) {
   EXPECT_EQ(anchors, workspace_bytes(widest, 2 * 2 * 1024));
 }
 
-TEST(CudaPlan, LongPromptsKeepTheDeviceBusy) {
-  const PlanShape shape{32, 8, 128, 0, 132};
-  const AttentionWork work = plan_attention_work(prompts(1, 512, 8192, 0).sequences, shape);
-  const auto items = array_at<PlannedItem>(work, header_of(work).row_items_at, work.row_items);
-  std::int64_t tiles = 0;
-  std::int32_t longest = 0;
-  for (const PlannedItem& item : items) {
-    tiles += item.end_tile - item.first_tile;
-    longest = std::max(longest, item.end_tile - item.first_tile);
+/// Tiles of each block's tasks.
+std::vector<std::int64_t> loads_of(const AttentionWork& work, const PlanShape& shape) {
+  const PlanHeader header = header_of(work);
+  const std::int32_t blocks = std::min(work.row_tasks, shape.multiprocessors);
+  const auto starts = array_at<std::int32_t>(work, header.row_starts_at, blocks + 1);
+  const auto tasks = array_at<PlannedTask>(work, header.row_tasks_at, work.row_tasks);
+  EXPECT_EQ(starts.front(), 0);
+  EXPECT_EQ(starts.back(), work.row_tasks);
+  std::vector<std::int64_t> loads;
+  for (std::size_t block = 0; block < static_cast<std::size_t>(blocks); ++block) {
+    EXPECT_LT(starts[block], starts[block + 1]);
+    std::int64_t tiles = 0;
+    for (std::int32_t i = starts[block]; i < starts[block + 1]; ++i) {
+      const PlannedItem& item = tasks.at(static_cast<std::size_t>(i)).item;
+      tiles += item.end_tile - item.first_tile;
+    }
+    loads.push_back(tiles);
   }
-  EXPECT_LE(longest, tiles * shape.kv_heads / shape.multiprocessors);
-  EXPECT_GT(longest, exact::kChunkTiles);
+  return loads;
+}
+
+TEST(CudaPlan, PromptsKeepTheDeviceBusy) {
+  struct Case {
+    PlanShape shape;
+    std::int32_t queries;
+    std::int32_t position;
+  };
+  for (const Case& c : {Case{{32, 8, 128, 0, 132}, 512, 8192}, Case{{32, 8, 128, 0, 132}, 512, 65'536},
+                        Case{{4, 1, 256, 0, 132}, 512, 32'768}, Case{{32, 8, 128, 0, 132}, 16'384, 0}}) {
+    SCOPED_TRACE(std::to_string(c.queries) + " queries after " + std::to_string(c.position));
+    const AttentionWork work = plan_attention_work(prompts(1, c.queries, c.position, 0).sequences, c.shape);
+    const std::vector<std::int64_t> loads = loads_of(work, c.shape);
+    ASSERT_EQ(loads.size(), 132U);
+    const std::int64_t all = std::accumulate(loads.begin(), loads.end(), std::int64_t{0});
+    EXPECT_LE(*std::max_element(loads.begin(), loads.end()), all / 132 * 6 / 5 + exact::kChunkTiles);
+  }
+  // Fewer tasks than multiprocessors, and none.
+  const PlanShape shape{4, 1, 128, 0, 132};
+  EXPECT_EQ(loads_of(plan_attention_work(prompts(1, 64, 0, 0).sequences, shape), shape).size(), 2U);
+  EXPECT_TRUE(loads_of(plan_attention_work(prompts(1, 1, 100, 0).sequences, shape), shape).empty());
 }
 
 TEST(CudaPlan, StatesAreDistinct) {
@@ -301,7 +345,7 @@ TEST(CudaPlan, DecodeStepsHaveNoRowItems) {
     sequences.push_back({s, 1, 2000 * s + 10, 0, table.data(), 0.0F, std::numeric_limits<float>::infinity()});
   }
   const AttentionWork work = plan_attention_work(sequences, {32, 8, 128, 0, 132});
-  EXPECT_EQ(work.row_items, 0);
+  EXPECT_EQ(work.row_tasks, 0);
   EXPECT_GT(work.items, 0);
 }
 
