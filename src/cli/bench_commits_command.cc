@@ -117,11 +117,12 @@ class Side {
   }
 
   /// Steps until nothing is left to do, the last verdict included.
-  Result<double> finish() {
+  Result<Slice> finish() {
+    const double cpu = cpu_seconds();
     const Clock::time_point start = Clock::now();
     while (engine_->step()) continue;
     if (!failure_.message.empty()) return failure_;
-    return seconds_between(start, Clock::now());
+    return Slice{seconds_between(start, Clock::now()), cpu_seconds() - cpu};
   }
 
   std::int32_t commits() const { return commits_; }
@@ -165,6 +166,8 @@ Result<double> reexecution_seconds(const Bench& bench, const commit::Body& body)
 struct Tally {
   std::vector<double> cost;  ///< of a pair of slices: time on over time off, less 1
   std::vector<double> cost_cpu;
+  std::vector<double>
+      ending_cost;  ///< processor time after the last token, more on than off, over that of the slices
   std::vector<double> rate_off;
   std::vector<double> rate_on;
   std::vector<double> wait;  ///< seconds from a last token to the last verdict
@@ -176,14 +179,15 @@ struct Tally {
 /// Answers of both sides, a slice of one after a slice of the other; who goes first alternates.
 Status bench_round(const Bench& bench, std::int32_t batch, Tally& tally) {
   std::unique_ptr<Side> sides[2];
-  for (const bool on : {false, true}) {
+  bool on_first = tally.rounds.size() % 2 == 1;
+  for (const bool on : {on_first, !on_first}) {
     auto side = Side::begin(bench, batch, on);
     if (!side) return side.error();
     sides[on] = std::move(*side);
     if (auto prompts = sides[on]->until(1); !prompts) return prompts.error();
   }
+  double cpu_on = 0;
   nlohmann::json seconds = nlohmann::json::array();
-  bool on_first = tally.rounds.size() % 2 == 1;
   for (std::int32_t to = 1 + kSlice; to <= bench.options.generate; to += kSlice) {
     Slice slices[2];
     for (const bool on : {on_first, !on_first}) {
@@ -196,15 +200,19 @@ Status bench_round(const Bench& bench, std::int32_t batch, Tally& tally) {
     tally.cost_cpu.push_back(on.cpu_seconds / off.cpu_seconds - 1);
     tally.rate_off.push_back(batch * kSlice / off.seconds);
     tally.rate_on.push_back(batch * kSlice / on.seconds);
-    tally.cpu_on += on.cpu_seconds;
+    cpu_on += on.cpu_seconds;
     seconds.push_back({off.seconds, on.seconds});
     on_first = !on_first;
   }
+  Slice endings[2];
   for (const bool on : {false, true}) {
     auto rest = sides[on]->finish();
     if (!rest) return rest.error();
-    if (on) tally.wait.push_back(*rest);
+    endings[on] = *rest;
   }
+  tally.wait.push_back(endings[true].seconds);
+  tally.ending_cost.push_back((endings[true].cpu_seconds - endings[false].cpu_seconds) / cpu_on);
+  tally.cpu_on += cpu_on;
   tally.rounds.push_back({{"slice_seconds_off_on", seconds},
                           {"commits", sides[1]->commits()},
                           {"reexecuted", sides[1]->reexecuted()},
@@ -232,6 +240,7 @@ Result<nlohmann::json> bench_batch(const Bench& bench, std::int32_t batch) {
                         {"cost_interval_95", median_interval(tally.cost)},
                         {"cost_cpu", median(tally.cost_cpu)},
                         {"cost_cpu_interval_95", median_interval(tally.cost_cpu)},
+                        {"ending_cost", median(tally.ending_cost)},
                         {"seconds_to_last_verdict", median(tally.wait)},
                         {"reexecution_cpu_seconds_of_an_answer", *again},
                         {"reexecution_expected_cost", expected},
@@ -295,6 +304,7 @@ void add_bench_commits_command(CLI::App& bench, Action& action) {
   command->add_option("--generate", options->generate, "tokens of each answer")
       ->check(CLI::Range(1 + kSlice, 1 << 20));
   command->add_option("--batches", options->batches, "sequences generated together, one or more sizes")
+      ->delimiter(',')
       ->check(CLI::Range(1, 256));
   command
       ->add_option("--rounds", options->rounds,

@@ -4,8 +4,10 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "exact/format.h"
@@ -414,6 +416,10 @@ Result<std::unique_ptr<ModelFile>> import_gguf(const std::string& gguf, const st
                                                const Calibrate& calibrate, const ImportProgress& progress) {
   const auto source = GgufFile::open(gguf);
   if (!source) return source.error();
+  std::error_code missing;
+  if (std::filesystem::equivalent(gguf, out, missing)) {
+    return caller_error(fmt::format("{} is the file to be imported; choose another path for the model", out));
+  }
   const auto model = read_gguf_model(source->gguf);
   if (!model) return with_path(gguf, model.error());
   const auto vocabulary = read_gguf_vocabulary(source->gguf);

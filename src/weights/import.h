@@ -31,7 +31,8 @@ using ImportProgress = std::function<void(std::int64_t, std::int64_t)>;
 
 /// Converts a GGUF file. Deterministic: the same input gives the same bytes on every machine and backend. The
 /// draft that `calibrate` sees has offsets of 0 and scales of 1 for keys and values, and int16 activations
-/// for w8r. Writes beside `out`, then renames: errors and symbolic links there are FpmWriter's.
+/// for w8r. Writes beside `out`, which is not the source, then renames: errors and symbolic links
+/// there are FpmWriter's.
 Result<std::unique_ptr<ModelFile>> import_gguf(const std::string& gguf, const std::string& out,
                                                const Calibrate& calibrate, const ImportProgress& progress);
 

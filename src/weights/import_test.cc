@@ -196,6 +196,18 @@ TEST_F(Import, MissingInputAndUnwritableOutputAreTold) {
   EXPECT_NAMES(folder.error().message, "it is a folder, not a regular file");
 }
 
+TEST_F(Import, TheSourceIsNotReplaced) {
+  write_file(path("tiny.gguf"), TinyModel{}.builder().build());
+  std::filesystem::create_symlink("tiny.gguf", path("link"));
+  for (const char* name : {"tiny.gguf", "link"}) {
+    const auto over = import_gguf(path("tiny.gguf"), path(name), calibrate_nothing, nullptr);
+    ASSERT_FALSE(over.ok());
+    EXPECT_EQ(over.error().kind, ErrorKind::kCaller);
+    EXPECT_NAMES(over.error().message, "choose another path");
+  }
+  EXPECT_TRUE(import_gguf(path("tiny.gguf"), path("a.fpm"), calibrate_nothing, nullptr).ok());
+}
+
 TEST_F(Import, ProgressEndsAtTheWhole) {
   write_file(path("tiny.gguf"), TinyModel{}.builder().build());
   std::int64_t last = 0;
