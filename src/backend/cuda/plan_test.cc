@@ -247,7 +247,7 @@ TEST(CudaPlan, StatesOfLongPromptsAreBounded) {
     expect_complete(batch, shape, work);
     return workspace_bytes(shape, work.states);
   };
-  // Chunks alone would be 1.1, 2.2, 0.5 and 4.3 GB.
+  // Chunks alone would be 2.2, 4.3, 2.2 and 8.6 GB.
   for (const PlanShape& shape : {PlanShape{32, 8, 128, 0, 132}, PlanShape{32, 8, 256, 0, 132},
                                  PlanShape{16, 1, 256, 0, 132}, PlanShape{64, 64, 256, 0, 132}}) {
     SCOPED_TRACE(std::to_string(shape.heads) + " heads of " + std::to_string(shape.head_dim));
