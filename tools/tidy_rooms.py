@@ -37,7 +37,7 @@ EXTENDS = {"amx": "avx512"}
 SHARED_ISA_CODE = "backend/simd/"
 # A kernel's folder is compiled with its own flags. An inline function of any other header could be emitted there
 # and then be linked into baseline code, so nothing but plain structs and intrinsics comes in.
-PLAIN_HEADERS = {"exact/format.h", "exact/choice.h", "backend/ops.h", "backend/cpu_kernels.h"}
+PLAIN_HEADERS = {"exact/format.h", "exact/choice.h", "backend/ops.h", "backend/cpu_kernels.h", "backend/sha256_constants.h"}
 # What a device's folder may see of the backend room: plain structs, the interface that it implements, and what
 # every planner of attention must agree on.
 INTERFACE_HEADERS = PLAIN_HEADERS | {"backend/backend.h", "backend/shared_preface.h"}

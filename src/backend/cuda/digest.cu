@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "backend/cuda/digest.h"
+#include "backend/sha256_constants.h"
 
 /// SHA-256 is a chain: 64 rounds a block of 64 bytes, block after block. What does not depend on the chain,
 /// the message schedule, is computed ahead: the kLanes lanes of a page expand the schedules of kLanes blocks
@@ -17,15 +18,7 @@ constexpr int kBlockBytes = 64;
 constexpr int kBlockWords = kBlockBytes / 4;
 constexpr int kRounds = 64;
 
-__constant__ const std::uint32_t kRoundConstants[kRounds] = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+__constant__ const Sha256Constants kConstants = kSha256Constants;
 
 __device__ std::uint32_t rotate(std::uint32_t x, int right) { return __funnelshift_r(x, x, right); }
 __device__ std::uint32_t swap_bytes(std::uint32_t x) { return __byte_perm(x, 0, 0x0123); }
@@ -107,8 +100,8 @@ __device__ void expand(LaneRoom& room) {
         w[i % 16] += small_sigma1(w[(i - 2) % 16]) + w[(i - 7) % 16] + small_sigma0(w[(i - 15) % 16]);
       }
     }
-    room.schedule[t / 4] = {w[t % 16] + kRoundConstants[t], w[t % 16 + 1] + kRoundConstants[t + 1],
-                            w[t % 16 + 2] + kRoundConstants[t + 2], w[t % 16 + 3] + kRoundConstants[t + 3]};
+    room.schedule[t / 4] = {w[t % 16] + kConstants.round[t], w[t % 16 + 1] + kConstants.round[t + 1],
+                            w[t % 16 + 2] + kConstants.round[t + 2], w[t % 16 + 3] + kConstants.round[t + 3]};
   }
 }
 
@@ -162,8 +155,9 @@ __global__ void __maxnreg__(32) hash_pages(PageDigestBatch batch) {
   LaneRoom& mine = rooms[threadIdx.x];
   const LaneRoom* pages = rooms + (threadIdx.x - lane);
 
-  mine.chain[0] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a};
-  mine.chain[1] = {0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  constexpr Sha256Constants kStart = kSha256Constants;
+  mine.chain[0] = {kStart.initial[0], kStart.initial[1], kStart.initial[2], kStart.initial[3]};
+  mine.chain[1] = {kStart.initial[4], kStart.initial[5], kStart.initial[6], kStart.initial[7]};
   fetch(message, lane, mine);
   for (int first = 0; first < message.blocks(); first += kLanes) {
     expand(mine);

@@ -259,6 +259,8 @@ __device__ __forceinline__ void consume(const Task& task, int rank, W8RStages<S>
   }
 }
 
+/// 160 registers a thread, of the 168 that there are, leave a warp's worth of 32 in each part of the
+/// multiprocessor: digests go on beside.
 template <bool kA16>
 __global__ void __maxnreg__(160)
     w8r_large_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ Task task) {
@@ -271,7 +273,7 @@ __global__ void __maxnreg__(160)
   stages.init(1, kBlocks * S::kWarpgroups * 4);
   cluster_sync();
   let_later_kernels_start();
-  // The consumers need more registers each than a third of the multiprocessor's: the producer, a warpgroup of
+  // The consumers need more registers each than a third of the block's: the producer, a warpgroup of
   // which one warp works, gives its own up.
   if (threadIdx.x >= S::kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstring>
 
+#include "backend/sha256_constants.h"
+
 /// SHA-256 is a chain in which every instruction waits for the one before: a processor with nothing else to
 /// do is idle half of the time. Several messages are therefore walked side by side. The instructions are
 /// those of Intel's SDM, volume 2 (SHA256RNDS2, SHA256MSG1, SHA256MSG2); they want the state as the words A,
@@ -17,16 +19,6 @@ constexpr std::int64_t kDigestBytes = 32;
 /// Messages side by side: on Zen 4 one reaches 1.8 GB/s, two 3.4, three 3.9, four 3.8.
 constexpr int kTogether = 3;
 
-alignas(16) constexpr std::uint32_t kRoundConstants[64] = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-
 /// Of `kCount` messages; each register's words are named from the highest down.
 template <int kCount>
 struct State {
@@ -36,11 +28,12 @@ struct State {
 
 template <int kCount>
 State<kCount> initial() {
+  int h[8];
+  std::memcpy(h, kSha256Constants.initial, sizeof(h));
   State<kCount> state;
   for (int i = 0; i < kCount; ++i) {
-    state.abef[i] =
-        _mm_set_epi32(0x6a09e667, static_cast<int>(0xbb67ae85U), 0x510e527f, static_cast<int>(0x9b05688cU));
-    state.cdgh[i] = _mm_set_epi32(0x3c6ef372, static_cast<int>(0xa54ff53aU), 0x1f83d9ab, 0x5be0cd19);
+    state.abef[i] = _mm_set_epi32(h[0], h[1], h[4], h[5]);
+    state.cdgh[i] = _mm_set_epi32(h[2], h[3], h[6], h[7]);
   }
   return state;
 }
@@ -63,7 +56,8 @@ void walk(State<kCount>& state, const std::uint8_t* (&messages)[kCount], std::in
     }
 #pragma GCC unroll 16
     for (int quad = 0; quad < 16; ++quad) {
-      const __m128i constants = _mm_load_si128(reinterpret_cast<const __m128i*>(kRoundConstants + 4 * quad));
+      const __m128i constants =
+          _mm_load_si128(reinterpret_cast<const __m128i*>(kSha256Constants.round + 4 * quad));
       for (int i = 0; i < kCount; ++i) {
         __m128i& words = schedule[quad % 4][i];
         const __m128i sums = _mm_add_epi32(words, constants);
