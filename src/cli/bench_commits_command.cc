@@ -166,8 +166,8 @@ Result<double> reexecution_seconds(const Bench& bench, const commit::Body& body)
 struct Tally {
   std::vector<double> cost;  ///< of a pair of slices: time on over time off, less 1
   std::vector<double> cost_cpu;
-  std::vector<double>
-      ending_cost;  ///< processor time after the last token, more on than off, over that of the slices
+  /// Processor time after the last token, how much more on than off, over that of the slices.
+  std::vector<double> ending_cost;
   std::vector<double> rate_off;
   std::vector<double> rate_on;
   std::vector<double> wait;  ///< seconds from a last token to the last verdict
