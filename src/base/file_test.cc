@@ -14,31 +14,19 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
 
+#include "base/folder_testing.h"
+
 namespace fieldprint {
 namespace {
 
-class FileTest : public ::testing::Test {
+class FileTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-file-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
-  std::size_t files_in_folder() const {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
-  }
   static std::string text_of(const std::vector<std::uint8_t>& bytes) { return {bytes.begin(), bytes.end()}; }
-
- private:
-  std::string folder_;
 };
 
 // No two neighbouring pages are alike.
@@ -148,7 +136,7 @@ TEST_F(FileTest, ReadsBackWhatWasWrittenAndLeavesNoTemporaryFile) {
   auto bytes = read_file(path("a"), 100);
   ASSERT_TRUE(bytes.ok()) << bytes.error().message;
   EXPECT_EQ(text_of(*bytes), "second, longer");
-  EXPECT_EQ(files_in_folder(), 1u);
+  EXPECT_EQ(files(), 1u);
 }
 
 TEST_F(FileTest, AppliesTheLimitToTheByte) {
@@ -181,7 +169,7 @@ TEST_F(FileTest, CreatesOnlyOnceAndWithTheModeAskedFor) {
   ASSERT_TRUE(second.ok());
   EXPECT_FALSE(*second);
   EXPECT_EQ(*read_file(path("key"), 10), bytes);
-  EXPECT_EQ(files_in_folder(), 1u);
+  EXPECT_EQ(files(), 1u);
   struct stat info {};
   ASSERT_EQ(::stat(path("key").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777u, 0600u);
@@ -197,7 +185,7 @@ TEST_F(FileTest, WhatIsNoRegularFileIsNotReplaced) {
   ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   std::filesystem::create_symlink("/dev/null", path("link to a device"));
   std::filesystem::create_symlink("pipe", path("link to a pipe"));
-  const std::size_t files = files_in_folder();
+  const std::size_t entries = files();
   for (const auto& [name, kind] :
        {std::pair{"folder", "a folder"}, std::pair{"pipe", "a named pipe"}, std::pair{"socket", "a socket"},
         std::pair{"link to a device", "a device"}, std::pair{"link to a pipe", "a named pipe"}}) {
@@ -212,7 +200,7 @@ TEST_F(FileTest, WhatIsNoRegularFileIsNotReplaced) {
     EXPECT_TRUE(created.ok() && !*created) << name;
     EXPECT_EQ(std::filesystem::symlink_status(path(name)).type(), before) << name;
   }
-  EXPECT_EQ(files_in_folder(), files);
+  EXPECT_EQ(files(), entries);
 }
 
 TEST_F(FileTest, ALinkIsReplacedAndWhatItLeadsToStays) {
@@ -225,7 +213,7 @@ TEST_F(FileTest, ALinkIsReplacedAndWhatItLeadsToStays) {
     EXPECT_EQ(text_of(*read_file(path(name), 10)), "new") << name;
   }
   EXPECT_EQ(text_of(*read_file(path("old"), 10)), "old");
-  EXPECT_EQ(files_in_folder(), 3u);
+  EXPECT_EQ(files(), 3u);
   std::filesystem::create_symlink("loop", path("loop"));
   const Status loop = check_replaceable(path("loop"));
   ASSERT_FALSE(loop.ok());
@@ -257,7 +245,7 @@ TEST_F(FileTest, AFullDiskIsReportedAndTheOldFileStays) {
     return !status.ok() && status.error().kind == ErrorKind::kEnvironment;
   }));
   EXPECT_EQ(text_of(*read_file(path("a"), 10)), "old");
-  EXPECT_EQ(files_in_folder(), 1u);
+  EXPECT_EQ(files(), 1u);
 }
 
 }  // namespace

@@ -3,26 +3,15 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <cstdlib>
-#include <filesystem>
-
 #include "base/file.h"
+#include "base/folder_testing.h"
 
 namespace fieldprint::ledger {
 namespace {
 
-class KeyFileTest : public ::testing::Test {
+class KeyFileTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-key-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::string path() const { return folder_ + "/ledger.key"; }
-
- private:
-  std::string folder_;
+  std::string path() const { return FolderTest::path("ledger.key"); }
 };
 
 TEST_F(KeyFileTest, CreatesAPrivateFileOnceAndThenReadsIt) {

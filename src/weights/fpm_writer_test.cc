@@ -3,26 +3,15 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <cstdlib>
 #include <filesystem>
-#include <iterator>
+
+#include "base/folder_testing.h"
 
 namespace fieldprint::weights {
 namespace {
 
-class FpmWriterTest : public ::testing::Test {
+class FpmWriterTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-writer-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
-  std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
-  }
-
   // A file of one section, up to where it takes its place.
   Result<std::unique_ptr<FpmWriter>> written(const std::string& name) {
     auto writer = FpmWriter::create(path(name), 1);
@@ -37,9 +26,6 @@ class FpmWriterTest : public ::testing::Test {
     EXPECT_EQ(error.kind, ErrorKind::kCaller);
     EXPECT_NE(error.message.find(words), std::string::npos) << error.message;
   }
-
- private:
-  std::string folder_;
 };
 
 TEST_F(FpmWriterTest, WhatIsNoRegularFileIsNotReplaced) {

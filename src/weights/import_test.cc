@@ -13,6 +13,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "base/folder_testing.h"
 #include "weights/float_weights.h"
 #include "weights/fpm_reader.h"
 #include "weights/fpm_test_seal.h"
@@ -47,20 +48,8 @@ Result<Calibration> calibrate_nothing(const ModelFile& draft) {
   return out;
 }
 
-class Import : public ::testing::Test {
+class Import : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-import-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    directory_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::string path(const std::string& name) const { return directory_ + "/" + name; }
-  std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(directory_),
-                                                  std::filesystem::directory_iterator()));
-  }
   Result<std::unique_ptr<ModelFile>> import_tiny(const TinyModel& model, const std::string& out,
                                                  const Calibrate& calibrate = calibrate_nothing) {
     write_file(path("tiny.gguf"), model.builder().build());
@@ -71,8 +60,6 @@ class Import : public ::testing::Test {
     const auto model = ModelFile::open(path("altered.fpm"));
     return model ? "" : model.error().message;
   }
-
-  std::string directory_;
 };
 
 TEST_F(Import, TwoImportsGiveTheSameBytes) {
@@ -190,10 +177,10 @@ TEST_F(Import, MissingInputAndUnwritableOutputAreTold) {
   const auto nowhere = import_tiny({}, "none/a.fpm");
   EXPECT_EQ(nowhere.error().kind, ErrorKind::kEnvironment);
   EXPECT_NAMES(nowhere.error().message, "none/a.fpm");
-  const auto folder = import_gguf(path("tiny.gguf"), directory_, calibrate_nothing,
-                                  [](std::int64_t, std::int64_t) { FAIL() << "told only after work"; });
-  EXPECT_EQ(folder.error().kind, ErrorKind::kCaller);
-  EXPECT_NAMES(folder.error().message, "it is a folder, not a regular file");
+  const auto over_folder = import_gguf(path("tiny.gguf"), folder(), calibrate_nothing,
+                                       [](std::int64_t, std::int64_t) { FAIL() << "told only after work"; });
+  EXPECT_EQ(over_folder.error().kind, ErrorKind::kCaller);
+  EXPECT_NAMES(over_folder.error().message, "it is a folder, not a regular file");
 }
 
 TEST_F(Import, TheSourceIsNotReplaced) {
@@ -288,7 +275,7 @@ TEST_F(Import, ForeignAndNewerFilesAreNamed) {
   testing::reseal(contract);
   EXPECT_NAMES(open_error(contract), "numeric contract canon-9");
   EXPECT_NAMES(ModelFile::open(path("none.fpm")).error().message, "No such file");
-  EXPECT_NAMES(ModelFile::open(directory_).error().message, "not a regular file");
+  EXPECT_NAMES(ModelFile::open(folder()).error().message, "not a regular file");
 }
 
 TEST_F(Import, ContentsThatCannotBeAreRefusedWhateverTheDigestsSay) {
