@@ -106,12 +106,14 @@ TEST_P(LinearTest, EqualsScalarForEveryTokenCount) {
   }
 }
 
-/// Few rows and many columns, many rows and few columns: every way of cutting the work.
+/// Few rows and many columns, many rows and few columns, tiles that fill the device once, twice and more
+/// often: every way of cutting the work.
 TEST_P(LinearTest, EqualsScalarOnModelShapes) {
   Random random(3);
-  const std::int64_t shapes[][3] = {{960, 576, 1},    {640, 2048, 13}, {100, 4096, 1},
-                                    {100, 4128, 30},  {33, 65536, 3},  {3072, 576, 8},
-                                    {1000, 1056, 90}, {300, 800, 200}, {130, 4096, 260}};
+  const std::int64_t shapes[][3] = {{960, 576, 1},    {640, 2048, 13},  {100, 4096, 1},   {100, 4128, 30},
+                                    {33, 65536, 3},   {3072, 576, 8},   {1000, 1056, 90}, {300, 800, 200},
+                                    {130, 4096, 260}, {1000, 160, 700}, {9000, 96, 10},   {9000, 64, 40},
+                                    {17000, 64, 10},  {17000, 64, 20},  {17000, 32, 60}};
   for (const auto& [rows, cols, tokens] : shapes) {
     for (const ActivationFormat activation : activations()) {
       auto w = backend::testing::random_weight(activation, rows, cols, false, random);

@@ -6,24 +6,32 @@
 #include "backend/cuda/linear_w8r.cuh"
 #include "backend/cuda/tensor_map.h"
 
-/// w8r by warpgroup instructions, for a few dozen tokens: a block is one warpgroup with a tile of 64 rows and
-/// one warp that brings its stages. Several blocks run on a multiprocessor. Where the tiles are too few to
-/// fill the device, a cluster of blocks shares the columns of one tile: integer sums, so that the split does
-/// not show.
+/// w8r by warpgroup instructions, for a few dozen tokens: a block has a tile of 64 rows for each of its one
+/// or two warpgroups, and a warp that brings the stages. Where there are no more tiles than multiprocessors,
+/// each has one of those to itself and so many more stages on their way. Where there are far fewer, a cluster
+/// of blocks shares the columns of one: integer sums, so that the split does not show.
 namespace fieldprint::backend::cuda {
 namespace {
 
 namespace cg = cooperative_groups;
 
-template <int kColumns, int kStageCount>
-struct Shape : W8RTile<1, kColumns, kStageCount> {
-  static constexpr int kThreads = W8RTile<1, kColumns, kStageCount>::kConsumers + 32;
+/// kBlocks blocks run on a multiprocessor and take most of its memory for stages.
+template <int kGroups, int kColumns, int kStageCount, int kBlocks>
+struct Shape : W8RTile<kGroups, kColumns, kStageCount> {
+  using Tile = W8RTile<kGroups, kColumns, kStageCount>;
+  static constexpr int kThreads = Tile::kConsumers + 32;
+  static constexpr int kResident = kBlocks;
+
+  static int row_tiles(const LinearArgs& args) { return (args.w.rows + Tile::kRows - 1) / Tile::kRows; }
+  static int tiles(const LinearArgs& args) {
+    return row_tiles(args) * ((product_columns(args) + kColumns - 1) / kColumns);
+  }
 };
 
 struct Task {
   LinearArgs args;
-  int split;      ///< blocks that share the columns of a tile: the cluster's size
-  int row_tiles;  ///< tiles of 64 rows
+  int split;  ///< blocks that share the columns of a tile: the cluster's size
+  int row_tiles;
 };
 
 /// The stages [begin, end) of a tile.
@@ -110,7 +118,7 @@ __device__ void reduce_and_store(const LinearArgs& args, Corner corner, const in
 }
 
 template <typename S, bool kA16>
-__global__ void __launch_bounds__(S::kThreads)
+__global__ void __launch_bounds__(S::kThreads, S::kResident)
     tiled_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ Task task) {
   extern __shared__ std::uint8_t shared[];
   const std::uint32_t raw = shared_address(shared);
@@ -152,56 +160,53 @@ void launch(const LinearArgs& args, int split, Stream stream) {
   static const int configured = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   check(configured, "cudaFuncSetAttribute");
-  const int columns = product_columns(args);
-  const int row_tiles = (args.w.rows + S::kRows - 1) / S::kRows;
-  const int column_tiles = (columns + S::kCols - 1) / S::kCols;
-  const CUtensorMap map = byte_matrix_map(args.x.q, columns, args.w.cols, {S::kCols, kStageCols});
-  launch_early(
-      {dim3(static_cast<unsigned>(row_tiles * column_tiles * split)), S::kThreads, S::kSharedBytes, split},
-      stream, kernel, map, Task{args, split, row_tiles});
+  const CUtensorMap map =
+      byte_matrix_map(args.x.q, product_columns(args), args.w.cols, {S::kCols, kStageCols});
+  launch_early({dim3(static_cast<unsigned>(S::tiles(args) * split)), S::kThreads, S::kSharedBytes, split},
+               stream, kernel, map, Task{args, split, S::row_tiles(args)});
 }
 
-/// Whether all of `blocks` blocks run at once with `resident` on each multiprocessor. Clusters leave some
-/// places empty: 62 of 4 blocks ran where 66 would fit.
-bool run_at_once(int blocks, int resident) { return 10 * blocks <= 9 * resident * multiprocessors(); }
-
-/// Into how many blocks each of `tiles` tiles is cut: until there are three for every two multiprocessors, as
-/// long as all run at once, `resident` on each, and have four stages. Larger clusters cost more than they
-/// bring.
-int split_of(const LinearArgs& args, int tiles, int resident) {
-  const int stages = (args.w.cols + kStageCols - 1) / kStageCols;
+/// Into how many blocks each of `tiles` tiles of `stages` stages is cut. Each block has a multiprocessor to
+/// itself. Larger clusters and shorter parts cost more than they bring.
+int split_of(int tiles, int stages) {
+  constexpr int kMostBlocks = 4;
+  constexpr int kLeastStages = 24;
   int split = 1;
-  while (split < 8 && 2 * tiles * split < 3 * multiprocessors() && run_at_once(2 * tiles * split, resident) &&
-         stages >= 8 * split) {
+  while (split < kMostBlocks && 2 * split * tiles <= multiprocessors() &&
+         stages >= 2 * split * kLeastStages) {
     split *= 2;
   }
   return split;
 }
 
-/// A ring of kShallow stages lets four blocks run on a multiprocessor; where two suffice, each has kDeep.
-template <int kColumns, int kShallow, int kDeep>
-void launch(const LinearArgs& args, Stream stream) {
-  using S = Shape<kColumns, kShallow>;
-  const int tiles =
-      (args.w.rows + S::kRows - 1) / S::kRows * ((product_columns(args) + kColumns - 1) / kColumns);
-  const int split = split_of(args, tiles, kShallow == kDeep ? 2 : 4);
-  const bool a16 = args.x.format == ActivationFormat::kA16;
-  if (!run_at_once(tiles * split, 2)) {
-    a16 ? launch<S, true>(args, split, stream) : launch<S, false>(args, split, stream);
-  } else {
-    using Deep = Shape<kColumns, kDeep>;
-    a16 ? launch<Deep, true>(args, split, stream) : launch<Deep, false>(args, split, stream);
+/// With the first of the shapes whose tiles run at once, or the last.
+template <typename S, typename... Others>
+void launch_first(const LinearArgs& args, Stream stream) {
+  const int tiles = S::tiles(args);
+  if constexpr (sizeof...(Others) > 0) {
+    if (tiles > S::kResident * multiprocessors()) return launch_first<Others...>(args, stream);
   }
+  const int split = S::kResident > 1 ? 1 : split_of(tiles, (args.w.cols + kStageCols - 1) / kStageCols);
+  args.x.format == ActivationFormat::kA16 ? launch<S, true>(args, split, stream)
+                                          : launch<S, false>(args, split, stream);
 }
 
 }  // namespace
 
 void linear_w8r_tiled(const LinearArgs& args, Stream stream) {
+  // Measured on an H100. With 128 columns tokens are as many bytes as the weights of two warpgroups, which
+  // share them.
   const int columns = product_columns(args);
-  if (columns <= 16) return launch<16, 5, 10>(args, stream);
-  if (columns <= 32) return launch<32, 4, 8>(args, stream);
-  if (columns <= 64) return launch<64, 3, 6>(args, stream);
-  launch<128, 4, 4>(args, stream);
+  if (columns <= 16) {
+    return launch_first<Shape<1, 16, 18, 1>, Shape<1, 16, 10, 2>, Shape<1, 16, 5, 4>>(args, stream);
+  }
+  if (columns <= 32) {
+    return launch_first<Shape<1, 32, 14, 1>, Shape<1, 32, 8, 2>, Shape<1, 32, 4, 4>>(args, stream);
+  }
+  if (columns <= 64) {
+    return launch_first<Shape<1, 64, 11, 1>, Shape<1, 64, 6, 2>, Shape<1, 64, 3, 4>>(args, stream);
+  }
+  launch_first<Shape<1, 128, 8, 1>, Shape<2, 128, 6, 1>, Shape<2, 128, 3, 2>>(args, stream);
 }
 
 }  // namespace fieldprint::backend::cuda
