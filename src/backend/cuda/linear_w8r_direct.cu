@@ -10,8 +10,7 @@ namespace {
 /// A block of kWarps warps has kMTiles tiles of 16 rows and kNTiles tiles of 8 product columns.
 template <int kWarpCount, int kMTileCount, int kNTileCount, bool kLoadsAhead>
 struct W8RShape {
-  static constexpr bool kAhead =
-      kLoadsAhead;  ///< the next batch of weights is asked for before one is multiplied
+  static constexpr bool kAhead = kLoadsAhead;  ///< two batches of weights are on their way, else one
   static constexpr int kWarps = kWarpCount;
   static constexpr int kMTiles = kMTileCount;
   static constexpr int kNTiles = kNTileCount;
@@ -44,8 +43,7 @@ __device__ __forceinline__ void load_batch(Batch<S>& batch, const LinearArgs& ar
   }
 }
 
-/// Each warp takes every kWarps-th block of columns, and has the next batch on its way while it multiplies
-/// one.
+/// Each warp takes every kWarps-th block of columns. The first batches do not wait for earlier kernels.
 template <typename S>
 __device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)[S::kMTiles][S::kNTiles][4]) {
   constexpr int kStep = S::kWarps * S::kUnroll;
@@ -60,13 +58,13 @@ __device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)
     const int column = min((static_cast<int>(blockIdx.y) * S::kNTiles + n) * 8 + lane / 4, columns - 1);
     b[n] = args.x.q + static_cast<std::int64_t>(column) * args.w.cols + lane % 4 * 4;
   }
+  Batch<S> batch;
   Batch<S> next;
-  load_batch<S>(next, args, warp);
+  load_batch<S>(batch, args, warp);
+  if (S::kAhead) load_batch<S>(next, args, warp + kStep);
   wait_for_earlier_kernels();
   for (int first = warp; first < blocks; first += kStep) {
-    if (!S::kAhead && first != warp) load_batch<S>(next, args, first);
-    const Batch<S> batch = next;
-    if (S::kAhead && first + kStep < blocks) load_batch<S>(next, args, first + kStep);
+    if (!S::kAhead && first != warp) load_batch<S>(batch, args, first);
     std::uint32_t words[S::kUnroll][S::kNTiles][2];
 #pragma unroll
     for (int u = 0; u < S::kUnroll; ++u) {
@@ -87,6 +85,10 @@ __device__ __forceinline__ void multiply_w8r(const LinearArgs& args, int (&sums)
           mma_s8(sums[m][n], batch.fragments[u][m], words[u][n][0], words[u][n][1], sums[m][n]);
         }
       }
+    }
+    if (S::kAhead) {
+      batch = next;
+      if (first + 2 * kStep < blocks) load_batch<S>(next, args, first + 2 * kStep);
     }
   }
 }
@@ -132,12 +134,18 @@ void launch_w8r(const LinearArgs& args, Stream stream) {
 }  // namespace
 
 void linear_w8r_direct(const LinearArgs& args, Stream stream) {
-  // Measured on an H100: many columns want loads ahead, fewer want more blocks at once; few columns, several
-  // rows a warp.
+  // Measured on an H100: many columns want loads ahead, and so does one token where all blocks run at once,
+  // as more of the weights arrive before the kernel ahead ends; else more blocks at once. Few columns want
+  // several rows a warp.
   constexpr int kManyColumns = 8192;
   constexpr int kFewColumns = 1024;
+  constexpr int kOneToken = 2;  // of product columns, with a16
   if (product_columns(args) > 8) return launch_w8r<W8RShape<16, 2, 2, true>>(args, stream);
-  if (args.w.cols >= kManyColumns) return launch_w8r<W8RShape<8, 1, 1, true>>(args, stream);
+  const bool all_run = (args.w.rows + exact::kTileRows - 1) / exact::kTileRows <= 2 * multiprocessors();
+  if (args.w.cols >= kManyColumns ||
+      (args.w.cols > kFewColumns && all_run && product_columns(args) <= kOneToken)) {
+    return launch_w8r<W8RShape<8, 1, 1, true>>(args, stream);
+  }
   const bool tall = args.w.cols <= kFewColumns && args.w.rows > 64 * multiprocessors();
   tall ? launch_w8r<W8RShape<4, 2, 1, false>>(args, stream)
        : launch_w8r<W8RShape<8, 1, 1, false>>(args, stream);

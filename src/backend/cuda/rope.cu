@@ -197,8 +197,7 @@ __device__ void store_key(const RopeAppendArgs& args, const Cut& cut, int t, int
   store_levels(k, head, sink_factor(args, t, h, kSinkKeyInverse), dim / 2, first);
 }
 
-/// One warp a token: the heads of the group, queries and keys, under one rotation. Positions and tables are
-/// older than the kernels that may still run.
+/// One warp a token: the heads of the group, queries and keys, under one rotation.
 template <int kPairs>
 __device__ void append_rotated(const RopeAppendArgs& args, const Cut& cut, int begin, int end) {
   const int half = args.head_dim / 2;
@@ -206,13 +205,8 @@ __device__ void append_rotated(const RopeAppendArgs& args, const Cut& cut, int b
   const int first_head = static_cast<int>(blockIdx.y) * cut.heads;
   const int last_head = min(first_head + cut.heads, args.heads + args.kv_heads);
   const std::int64_t stride = static_cast<std::int64_t>(args.heads + 2 * args.kv_heads) * args.head_dim;
-  const auto rotation_of = [&](int t) {
-    return rotation<kPairs>(args.rope, args.positions[min(t, end - 1)], half, first);
-  };
-  int t = begin + warp_index();
-  Rotation<kPairs> turn = rotation_of(t);
-  wait_for_earlier_kernels();
-  for (; t < end; turn = rotation_of(t += kWarps)) {
+  for (int t = begin + warp_index(); t < end; t += kWarps) {
+    const Rotation<kPairs> turn = rotation<kPairs>(args.rope, args.positions[t], half, first);
     for (int h = first_head; h < last_head; ++h) {
       const float* x = args.qkv + t * stride + h * args.head_dim;
       const bool is_query = h < args.heads;
@@ -314,7 +308,6 @@ __device__ void quantise_value(const RopeAppendArgs& args, int t, int h, std::in
 __device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int head, int begin, int end,
                               ValueWindow& window) {
   const int dim = args.head_dim;
-  wait_for_earlier_kernels();
   for (int t = begin + warp_index(); t < end; t += kWarps) quantise_value(args, t, head, window.q[t - begin]);
   if (warp_index() == kWarps - 1) list_stores(args, begin, end, window);
   __syncthreads();
@@ -338,6 +331,7 @@ __device__ void append_values(const RopeAppendArgs& args, const Cut& cut, int he
 template <int kPairs>
 __global__ void __launch_bounds__(kThreads) append(const __grid_constant__ RopeAppendArgs args, Cut cut) {
   let_later_kernels_start();
+  wait_for_earlier_kernels();
   __shared__ ValueWindow window;
   const int begin = static_cast<int>(blockIdx.x) * cut.window;
   const int end = min(begin + cut.window, cut.tokens);
