@@ -61,7 +61,9 @@ void linear(const LinearArgs& args, Stream stream) {
                         (columns <= 16 && tiles <= 2 * multiprocessors());
     return direct ? linear_w4g32_direct(args, stream) : linear_w4g32_tiled(args, stream);
   }
-  const bool direct = columns <= 8 || (columns <= 16 && tiles <= 2 * multiprocessors());
+  constexpr int kShortRow = 2048;
+  const bool direct =
+      columns <= 8 || (columns <= 16 && tiles <= 2 * multiprocessors() && args.w.cols <= kShortRow);
   if (direct) return linear_w8r_direct(args, stream);
   // A large tile is 256 rows by 256 columns: they should keep a good part of the device busy.
   constexpr int kManyColumns = 256;
