@@ -72,9 +72,12 @@ Status remove_receipt(const std::string& path) {
 
 Result<bool> has_receipt(const std::string& folder, std::string_view id) {
   std::error_code failure;
-  const bool there = std::filesystem::exists(fmt::format("{}/{}.receipt", folder, id), failure);
+  const std::string stem = fmt::format("{}/{}", folder, id);
+  const bool there = std::filesystem::exists(stem + ".receipt", failure);
   if (failure) return environment_error(fmt::format("cannot examine {}: {}", folder, failure.message()));
-  return there;
+  if (there) return true;
+  if (Status status = check_replaceable(stem + ".json"); !status) return status.error();
+  return false;
 }
 
 Result<Receipt> read_receipt(const std::string& path) {

@@ -19,7 +19,8 @@ Result<std::string> write_receipt(const std::string& folder, std::string_view id
 /// Takes away what write_receipt wrote, by the path that it gave: the answer turned out not to hold.
 Status remove_receipt(const std::string& path);
 
-/// Whether the folder holds a receipt of this id.
+/// Whether the folder holds a receipt of this id. Without one, what write_receipt() would refuse at the
+/// view's place is the caller's error.
 Result<bool> has_receipt(const std::string& folder, std::string_view id);
 
 /// Reads and decodes a receipt file. Errors name the file.

@@ -21,7 +21,9 @@ Error failed(std::string_view what, const std::string& path, int error) {
 Status write_unflushed(const std::string& path, std::span<const std::uint8_t> bytes) {
   if (Status status = check_replaceable(path); !status) return status;
   const std::string temporary = path + ".new";
-  Descriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  // A crash may have left one; a link there would lead to somebody else's file.
+  if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) return failed("remove", temporary, errno);
+  Descriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!fd.valid()) return failed("create", temporary, errno);
   if (!write_all(fd.get(), bytes)) return failed("write", temporary, errno);
   if (fd.close() != 0) return failed("write", temporary, errno);

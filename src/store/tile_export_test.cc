@@ -106,6 +106,18 @@ TEST_F(TileExportTest, AnInterruptedExportIsDoneAgain) {
   check_files(800);
 }
 
+TEST_F(TileExportTest, ALinkWhereATileIsWrittenFirstIsNotFollowed) {
+  append(10);
+  std::ofstream(path("kept")) << "kept";
+  std::filesystem::create_directories(tiles() + "/tile/0/000.p");
+  std::filesystem::create_symlink(path("kept"), tiles() + "/tile/0/000.p/10.new");
+  ASSERT_TRUE(run().ok());
+  check_files(10);
+  const auto kept = read_file(path("kept"), 10);
+  ASSERT_TRUE(kept.ok());
+  EXPECT_EQ(std::string(kept->begin(), kept->end()), "kept");
+}
+
 TEST_F(TileExportTest, AnotherLogsFolderIsLeftAlone) {
   append(10);
   const auto refused = [&](std::string_view words) {
