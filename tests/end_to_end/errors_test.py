@@ -1,6 +1,7 @@
 """Every mistake and every failure of the environment is answered with its name, what to do, and the right exit status."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -257,15 +258,6 @@ class FullDiskTest(CommandLineTest):
         self.assertEqual([], os.listdir(receipts))
         self.assertIsNone(ended.lines()[0]["receipt"])
 
-    def test_a_receipt_without_its_view(self):
-        receipts = self.path("receipts")
-        os.makedirs(os.path.join(receipts, "answer.json"))
-        ended = run(*self.asked("--receipts", receipts))
-        self.assertEqual(BAD_USAGE, ended.status)
-        self.assertIn(os.path.join(receipts, "answer.json") + ": it is a folder", ended.err)
-        self.assertEqual(["answer.json"], os.listdir(receipts))
-        self.assertIsNone(ended.lines()[0]["receipt"])
-
     @contextlib.contextmanager
     def stopped(self, step, *arguments):
         """A run that has stopped at its first pass of a durable step."""
@@ -273,6 +265,21 @@ class FullDiskTest(CommandLineTest):
                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             self.assertTrue(stops(process), f"it does not come to {step}")
             yield process
+
+    def test_a_receipt_without_its_view(self):
+        receipts = self.path("receipts")
+        view = os.path.join(receipts, "answer.json")
+        asked = self.asked("--receipts", receipts)
+        with self.stopped("receipt.before_creation", *asked) as process:
+            os.mkdir(view)
+            process.send_signal(signal.SIGCONT)
+            out, err = process.communicate(timeout=120)
+        self.assertEqual(BAD_USAGE, process.returncode, err)
+        self.assertIn(view + ": it is a folder", err)
+        self.assertEqual(["answer.json"], os.listdir(receipts))
+        self.assertIsNone(json.loads(out)["receipt"])
+        # What is there from the start is found before the work.
+        self.assert_fails(run(*asked), BAD_USAGE, view + ": it is a folder")
 
     def test_a_ledger_that_is_locked_for_too_long_leaves_no_receipt(self):
         """The answer's record is durable when the ledger is taken away; no verdict comes, so that it does not hold."""
