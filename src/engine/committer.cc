@@ -204,10 +204,11 @@ void Committer::refute_commit(Commit commit, const std::string& reason) {
 /// Nothing of the trajectory goes on from this commit.
 void Committer::stop(const Cut& cut, Life& life, Error error) {
   const Commit first = cut.first;
+  const std::int32_t bad_from = std::max(first.number, cut.judged);
   // What stops again, from an earlier commit, has had verdicts of the later ones.
-  if (const std::int32_t end = life.bad_from.value_or(cut.sealed); first.number < end) {
-    refusals_.push_back({first, end, life.chain, error.message});
-    life.bad_from = first.number;
+  if (const std::int32_t end = life.bad_from.value_or(cut.sealed); bad_from < end) {
+    refusals_.push_back({{first.trajectory, bad_from}, end, life.chain, error.message});
+    life.bad_from = bad_from;
     wake_.notify_one();
   }
   validator_.cut(first);

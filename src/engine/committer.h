@@ -68,7 +68,8 @@ class AnchorsInForce {
 /// While the ledger fails its thread tries again, with the same leaves, which it looks for first: a database
 /// that was lost while it committed may have them. Nothing else changes but that trajectories get no further
 /// than they may run ahead. After Options::patience every trajectory stops with what is validated by then,
-/// and none opens, until the ledger has taken up what was sealed and what became of it.
+/// and none opens, until the ledger has taken up what was sealed and what became of it: of each commit one
+/// verdict, be it the good one that was under way, which releases nothing any more.
 class Committer final : public Commits {
  public:
   struct Options {
@@ -146,6 +147,7 @@ class Committer final : public Commits {
   struct Cut {
     Commit first;
     std::int32_t sealed = 0;
+    std::int32_t judged = 0;  ///< commits before this one keep the verdicts that are under way
   };
   /// What one append takes up.
   struct Batch {
@@ -219,11 +221,12 @@ class Committer final : public Commits {
   std::set<core::SequenceId> told_next_;  ///< of whom there is news
   std::deque<Queued> queue_;
   std::vector<Refusal> refusals_;
-  std::optional<Error> failure_;     ///< why nothing opens
-  bool over_ = false;                ///< for good
-  std::optional<Waiting> entering_;  ///< for the batch under way to be durable
-  std::optional<Waiting> stale_;     ///< for the ledger to be read, since it was last
-  std::uint64_t reads_ = 0;          ///< of the anchors, when the engine last asked for news
+  std::map<core::SequenceId, std::int32_t> judging_;  ///< the batch's good verdicts reach up to this commit
+  std::optional<Error> failure_;                      ///< why nothing opens
+  bool over_ = false;                                 ///< for good
+  std::optional<Waiting> entering_;                   ///< for the batch under way to be durable
+  std::optional<Waiting> stale_;                      ///< for the ledger to be read, since it was last
+  std::uint64_t reads_ = 0;                           ///< of the anchors, when the engine last asked for news
   Clock::time_point due_since_{};
   EffectId effects_ = 0;
   bool engine_waits_ = false;

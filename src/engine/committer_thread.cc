@@ -107,6 +107,9 @@ Committer::Batch Committer::take_batch() {
     queue_.pop_front();
   }
   batch.verdicts = validator_.take_due();
+  for (const Verdict& verdict : batch.verdicts) {
+    judging_[verdict.commit.trajectory] = verdict.commit.number + 1;
+  }
   due_since_ = {};
   if (!queue_.empty()) return batch;
   // Every commit that they are about is in the ledger or in this batch.
@@ -233,6 +236,7 @@ void Committer::note_appended(Batch& batch) {
     advance(id, life);
     forget_if_over(id);
   }
+  judging_.clear();
   note_due();
 }
 
@@ -242,7 +246,10 @@ void Committer::stop_all(const Error& error) {
   for (auto& [id, life] : lives_) {
     life.waiting.clear();
     if (protocol_.known(id)) {
-      const Cut cut{{id, protocol_.validated(id)}, protocol_.sealed(id)};
+      const auto judging = judging_.find(id);
+      const Cut cut{{id, protocol_.validated(id)},
+                    protocol_.sealed(id),
+                    judging == judging_.end() ? 0 : judging->second};
       const bool pending = cut.first.number < cut.sealed;
       if (pending && protocol_.state(cut.first) != commit::CommitState::kRefuted) {
         protocol_.refute(cut.first, error.message);
