@@ -127,7 +127,8 @@ class Committer final : public Commits {
     bool closed = false;  ///< so the protocol was told, when nothing waited any more
     CommitNews news;      ///< as a whole; `receipt` and `stopped` until they are told
     bool stopped = false;
-    bool unbound = false;                  ///< an anchor of it left force
+    bool unbound = false;     ///< an anchor of it left force
+    std::int32_t judged = 0;  ///< commits before this one have good verdicts, entered or under way
     std::optional<std::int32_t> bad_from;  ///< those from here on have their bad verdicts
   };
   /// A sealed commit on its way to the ledger.
@@ -147,7 +148,7 @@ class Committer final : public Commits {
   struct Cut {
     Commit first;
     std::int32_t sealed = 0;
-    std::int32_t judged = 0;  ///< commits before this one keep the verdicts that are under way
+    std::int32_t judged = 0;  ///< commits before this one keep their good verdicts
   };
   /// What one append takes up.
   struct Batch {
@@ -221,12 +222,11 @@ class Committer final : public Commits {
   std::set<core::SequenceId> told_next_;  ///< of whom there is news
   std::deque<Queued> queue_;
   std::vector<Refusal> refusals_;
-  std::map<core::SequenceId, std::int32_t> judging_;  ///< the batch's good verdicts reach up to this commit
-  std::optional<Error> failure_;                      ///< why nothing opens
-  bool over_ = false;                                 ///< for good
-  std::optional<Waiting> entering_;                   ///< for the batch under way to be durable
-  std::optional<Waiting> stale_;                      ///< for the ledger to be read, since it was last
-  std::uint64_t reads_ = 0;                           ///< of the anchors, when the engine last asked for news
+  std::optional<Error> failure_;     ///< why nothing opens
+  bool over_ = false;                ///< for good
+  std::optional<Waiting> entering_;  ///< for the batch under way to be durable
+  std::optional<Waiting> stale_;     ///< for the ledger to be read, since it was last
+  std::uint64_t reads_ = 0;          ///< of the anchors, when the engine last asked for news
   Clock::time_point due_since_{};
   EffectId effects_ = 0;
   bool engine_waits_ = false;

@@ -108,7 +108,7 @@ Committer::Batch Committer::take_batch() {
   }
   batch.verdicts = validator_.take_due();
   for (const Verdict& verdict : batch.verdicts) {
-    judging_[verdict.commit.trajectory] = verdict.commit.number + 1;
+    lives_.at(verdict.commit.trajectory).judged = verdict.commit.number + 1;
   }
   due_since_ = {};
   if (!queue_.empty()) return batch;
@@ -236,7 +236,6 @@ void Committer::note_appended(Batch& batch) {
     advance(id, life);
     forget_if_over(id);
   }
-  judging_.clear();
   note_due();
 }
 
@@ -246,10 +245,7 @@ void Committer::stop_all(const Error& error) {
   for (auto& [id, life] : lives_) {
     life.waiting.clear();
     if (protocol_.known(id)) {
-      const auto judging = judging_.find(id);
-      const Cut cut{{id, protocol_.validated(id)},
-                    protocol_.sealed(id),
-                    judging == judging_.end() ? 0 : judging->second};
+      const Cut cut{{id, protocol_.validated(id)}, protocol_.sealed(id), life.judged};
       const bool pending = cut.first.number < cut.sealed;
       if (pending && protocol_.state(cut.first) != commit::CommitState::kRefuted) {
         protocol_.refute(cut.first, error.message);
