@@ -47,7 +47,7 @@ struct VerdictRecord {
   bool good = false;
   std::string reason;               ///< of a bad one; empty otherwise
   std::uint64_t head = 0;           ///< revocations were looked for in so many leaves of the ledger
-  std::uint32_t pages_checked = 0;  ///< blocks whose bytes were hashed again
+  std::uint32_t pages_checked = 0;  ///< blocks whose bytes were hashed again for these commits
   std::string reexecuted_on;        ///< backend that computed a segment again; empty: none was
   bool operator==(const VerdictRecord&) const = default;
 };

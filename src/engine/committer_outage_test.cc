@@ -89,7 +89,8 @@ TEST(LedgerOutage, ALedgerThatFailsForAMomentEndsNothingAndTakesEachRecordOnce) 
       expect_entered_once(it, each);
     }
     expect_same(it.served.answers.at(id), expected);
-    EXPECT_GT(appends, 6);
+    // How many there are depends on what gathers meanwhile; of three, two have failed.
+    EXPECT_GE(appends, 3);
   }
 }
 

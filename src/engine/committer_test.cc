@@ -54,7 +54,8 @@ TEST(Committer, TheRecordsOfATrajectoryAreTheChainOfItsBody) {
 TEST(Committer, EveryCommitGetsOneGoodVerdictAndTheAnswerIsCalledValidated) {
   Recorded it;
   std::vector<SequenceId> ids;
-  for (std::uint64_t seed = 0; seed < 4; ++seed) ids.push_back(it.served.submit(endless(30, 150, seed)));
+  // Every commit holds a block: the prompt fills one too.
+  for (std::uint64_t seed = 0; seed < 4; ++seed) ids.push_back(it.served.submit(endless(70, 150, seed)));
   it.served.finish();
   std::vector<Digest> judged;
   for (const commit::VerdictRecord& verdict : verdicts_of(*it.log)) {

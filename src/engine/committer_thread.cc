@@ -154,13 +154,13 @@ void Committer::encode_verdicts(Batch& batch) {
     }
   };
   std::map<std::string, commit::VerdictRecord> good;
-  std::set<core::SequenceId> counted;
+  std::set<std::pair<core::SequenceId, std::string>> counted;
   for (const Verdict& verdict : batch.verdicts) {
     commit::VerdictRecord& record = good[verdict.reexecuted_on];
     record.good = true;
     record.reexecuted_on = verdict.reexecuted_on;
     record.commits.push_back(verdict.leaf);
-    if (!counted.insert(verdict.commit.trajectory).second) continue;
+    if (!counted.insert({verdict.commit.trajectory, verdict.reexecuted_on}).second) continue;
     record.pages_checked += static_cast<std::uint32_t>(verdict.blocks);
   }
   for (auto& [backend, record] : good) add(std::move(record));
