@@ -52,28 +52,31 @@ TEST(Committer, TheRecordsOfATrajectoryAreTheChainOfItsBody) {
 }
 
 TEST(Committer, EveryCommitGetsOneGoodVerdictAndTheAnswerIsCalledValidated) {
-  Recorded it;
-  std::vector<SequenceId> ids;
-  // Every commit holds a block: the prompt fills one too.
-  for (std::uint64_t seed = 0; seed < 4; ++seed) ids.push_back(it.served.submit(endless(70, 150, seed)));
-  it.served.finish();
-  std::vector<Digest> judged;
-  for (const commit::VerdictRecord& verdict : verdicts_of(*it.log)) {
-    EXPECT_TRUE(verdict.good);
-    EXPECT_GT(verdict.pages_checked, 0U);
-    judged.insert(judged.end(), verdict.commits.begin(), verdict.commits.end());
-  }
-  std::vector<Digest> commits;
-  for (const char* kind : {"open", "segment", "answer"}) {
-    const std::vector<Digest> hashes = hashes_of(*it.log, kind);
-    commits.insert(commits.end(), hashes.begin(), hashes.end());
-  }
-  std::ranges::sort(judged);
-  std::ranges::sort(commits);
-  EXPECT_EQ(judged, commits);
-  for (const SequenceId id : ids) {
-    ASSERT_TRUE(it.served.validated.contains(id));
-    EXPECT_EQ(it.served.validated.at(id).commits, 1 + 2 + 1);
+  // With the larger share, commits of one trajectory that get their verdicts together fall into two records.
+  for (const double share : {1.0 / 512, 0.9}) {
+    Recorded it({.kv_blocks = 60}, {.reexecute_share = share});
+    std::vector<SequenceId> ids;
+    // Every commit holds a block: the prompt fills one too.
+    for (std::uint64_t seed = 0; seed < 4; ++seed) ids.push_back(it.served.submit(endless(70, 150, seed)));
+    it.served.finish();
+    std::vector<Digest> judged;
+    for (const commit::VerdictRecord& verdict : verdicts_of(*it.log)) {
+      EXPECT_TRUE(verdict.good);
+      EXPECT_GT(verdict.pages_checked, 0U);
+      judged.insert(judged.end(), verdict.commits.begin(), verdict.commits.end());
+    }
+    std::vector<Digest> commits;
+    for (const char* kind : {"open", "segment", "answer"}) {
+      const std::vector<Digest> hashes = hashes_of(*it.log, kind);
+      commits.insert(commits.end(), hashes.begin(), hashes.end());
+    }
+    std::ranges::sort(judged);
+    std::ranges::sort(commits);
+    EXPECT_EQ(judged, commits);
+    for (const SequenceId id : ids) {
+      ASSERT_TRUE(it.served.validated.contains(id));
+      EXPECT_EQ(it.served.validated.at(id).commits, 1 + 2 + 1);
+    }
   }
 }
 
