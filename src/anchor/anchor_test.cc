@@ -2,11 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-
 #include "base/bounds.h"
 #include "base/file.h"
+#include "base/temporary_folder.h"
 
 namespace fieldprint::anchor {
 namespace {
@@ -91,17 +89,16 @@ TEST(Anchor, RefusesWhatCannotBeAnAnchor) {
 }
 
 TEST(Anchor, LoadsATextFileAndNamesItInErrors) {
-  std::string folder = (std::filesystem::temp_directory_path() / "fieldprint-anchor-XXXXXX").string();
-  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
-  const std::string path = folder + "/policy.txt";
+  const auto folder = TemporaryFolder::make();
+  ASSERT_TRUE(folder.ok());
+  const std::string path = folder->file("policy.txt");
   ASSERT_TRUE(write_file_atomically(path, std::string_view("Be kind.\r\n")).ok());
   EXPECT_EQ(*Anchor::load(path), policy("Be kind."));
   ASSERT_TRUE(write_file_atomically(path, std::string_view("\xff")).ok());
   auto broken = Anchor::load(path);
   ASSERT_FALSE(broken.ok());
   EXPECT_NE(broken.error().message.find(path), std::string::npos);
-  EXPECT_FALSE(Anchor::load(folder + "/none").ok());
-  std::filesystem::remove_all(folder);
+  EXPECT_FALSE(Anchor::load(folder->file("none")).ok());
 }
 
 TEST(AnchorSet, OrderIsPartOfTheDigestAndTextsAreJoinedByABlankLine) {

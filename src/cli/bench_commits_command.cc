@@ -257,7 +257,7 @@ int bench_commits(BenchOptions options) {
   if (!tokenizer) return report(tokenizer.error());
   auto work = Workplace::make(options.place);
   if (!work) return report(work.error());
-  auto log = store::open_log((*work)->place());
+  auto log = store::open_log(work->place());
   if (!log) return report(log.error());
   auto authority = engine::Authority::follow((*log)->store(), (*log)->verifier());
   if (!authority) return report(authority.error());

@@ -202,7 +202,7 @@ int bench_ledger(const BenchOptions& options) {
   }
   auto work = Workplace::make(options.place);
   if (!work) return report(work.error());
-  const store::DataFolder& place = (*work)->place();
+  const store::DataFolder& place = work->place();
   nlohmann::json line = {{"benchmark", "ledger"},
                          {"store", place.database.empty() ? "sqlite" : "postgresql"},
                          {"cpu", cpu_model()},

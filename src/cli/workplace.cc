@@ -1,12 +1,10 @@
 #include "cli/workplace.h"
 
-#include <unistd.h>
-
-#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
+#include <utility>
 
 namespace fieldprint::cli {
 
@@ -25,29 +23,24 @@ std::string today() {
   return fmt::format("{:04}-{:02}-{:02}", date.tm_year + 1900, date.tm_mon + 1, date.tm_mday);
 }
 
-Result<std::unique_ptr<Workplace>> Workplace::make(const store::DataFolder& wanted) {
-  std::unique_ptr<Workplace> place(new Workplace());
-  place->place_ = wanted;
+Result<Workplace> Workplace::make(const store::DataFolder& wanted) {
+  Workplace work;
+  work.place_ = wanted;
   if (!wanted.folder.empty()) {
     std::error_code failure;
     std::filesystem::create_directories(wanted.folder, failure);
     if (failure)
       return environment_error(
           fmt::format("cannot create the folder {}: {}", wanted.folder, failure.message()));
-    return place;
+    return work;
   }
-  std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-bench-XXXXXX").string();
-  if (::mkdtemp(pattern.data()) == nullptr) {
-    return environment_error(fmt::format("cannot make a folder like {}; set TMPDIR or give --data", pattern));
+  auto temporary = TemporaryFolder::make();
+  if (!temporary) {
+    return environment_error(temporary.error().message + ", or give --data");
   }
-  place->temporary_ = pattern;
-  place->place_.folder = pattern;
-  return place;
-}
-
-Workplace::~Workplace() {
-  std::error_code ignored;
-  if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+  work.temporary_ = std::move(*temporary);
+  work.place_.folder = work.temporary_->path();
+  return work;
 }
 
 }  // namespace fieldprint::cli

@@ -1,9 +1,10 @@
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
+#include "base/temporary_folder.h"
 #include "store/data_folder.h"
 
 namespace fieldprint::cli {
@@ -15,16 +16,13 @@ std::string today();
 /// A folder that goes away at the end, unless the caller named one.
 class Workplace {
  public:
-  static Result<std::unique_ptr<Workplace>> make(const store::DataFolder& wanted);
-  ~Workplace();
-  Workplace(const Workplace&) = delete;
-  Workplace& operator=(const Workplace&) = delete;
+  static Result<Workplace> make(const store::DataFolder& wanted);
   const store::DataFolder& place() const { return place_; }
 
  private:
   Workplace() = default;
   store::DataFolder place_;
-  std::string temporary_;
+  std::optional<TemporaryFolder> temporary_;
 };
 
 }  // namespace fieldprint::cli

@@ -47,7 +47,6 @@ struct Process {
 class SharedLedger : public store::WithFolder {
  protected:
   void SetUp() override {
-    store::WithFolder::SetUp();
     ours_.emplace(path());
     ASSERT_TRUE(adopt(*ours_->authority, *ours_->log, anchor_, {}).ok());
     theirs_.emplace(path());

@@ -1,16 +1,13 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <memory>
-#include <stdexcept>
 #include <string>
 
 #include "backend/select.h"
+#include "base/temporary_folder.h"
 #include "eval/calibrate.h"
 #include "eval/float_model.h"
 #include "weights/gguf_test_builder.h"
@@ -22,28 +19,22 @@ namespace fieldprint::eval::testing {
 class TinyFolder {
  public:
   explicit TinyFolder(const weights::testing::GgufBuilder& builder) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-eval-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    directory_ = pattern;
     const weights::testing::Bytes bytes = builder.build();
     std::ofstream(gguf(), std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     backend_ = backend::select_backend("scalar", 1).value();
   }
-  ~TinyFolder() { std::filesystem::remove_all(directory_); }
-  TinyFolder(const TinyFolder&) = delete;
-  TinyFolder& operator=(const TinyFolder&) = delete;
 
   Result<std::unique_ptr<weights::ModelFile>> import() const {
     const auto calibration = [&](const weights::ModelFile& draft) { return calibrate(draft, *backend_); };
     return weights::import_gguf(gguf(), model_path(), calibration, {});
   }
-  std::string gguf() const { return directory_ + "/tiny.gguf"; }
-  std::string model_path() const { return directory_ + "/tiny.fpm"; }
+  std::string gguf() const { return folder_.file("tiny.gguf"); }
+  std::string model_path() const { return folder_.file("tiny.fpm"); }
   backend::Backend& backend() const { return *backend_; }
 
  private:
-  std::string directory_;
+  TemporaryFolder folder_ = TemporaryFolder::make().value();
   std::unique_ptr<backend::Backend> backend_;
 };
 

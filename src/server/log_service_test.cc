@@ -43,7 +43,6 @@ class ServedLog : public store::StoreOfKind {
     serving_.reset();
     service_.reset();
     log_.reset();
-    StoreOfKind::TearDown();
   }
 
   void begin_serving() {

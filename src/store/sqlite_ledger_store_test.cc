@@ -11,8 +11,8 @@
 #include <functional>
 
 #include "ledger/checkpoint.h"
+#include "store/ledger_folder_testing.h"
 #include "store/signed_log.h"
-#include "store/temporary_folder.h"
 
 namespace fieldprint::store {
 namespace {

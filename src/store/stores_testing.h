@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "store/ledger_folder_testing.h"
 #include "store/open_ledger.h"
-#include "store/temporary_folder.h"
 #include "store/temporary_postgres.h"
 
 namespace fieldprint::store {
@@ -42,7 +42,6 @@ inline TemporaryPostgres* test_postgres(std::string& why) {
 class StoreOfKind : public WithFolder, public ::testing::WithParamInterface<Kind> {
  protected:
   void SetUp() override {
-    WithFolder::SetUp();
     location_ = path();
     if (GetParam() == Kind::kSqlite) return;
     std::string why;

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/temporary_folder.h"
 
 namespace fieldprint::store {
 
@@ -38,10 +39,7 @@ class TemporaryPostgres {
     return server;
   }
 
-  ~TemporaryPostgres() {
-    stop(SIGINT);
-    std::filesystem::remove_all(folder_);
-  }
+  ~TemporaryPostgres() { stop(SIGINT); }
   TemporaryPostgres(const TemporaryPostgres&) = delete;
   TemporaryPostgres& operator=(const TemporaryPostgres&) = delete;
 
@@ -66,8 +64,8 @@ class TemporaryPostgres {
   bool run() {
     for (int attempt = 0; attempt < 3000; ++attempt) {
       if (server_ <= 0) {
-        server_ = spawn(
-            {programs_ + "/postgres", "-D", data(), "-k", folder_, "-h", "", "-c", "max_connections=50"});
+        server_ = spawn({programs_ + "/postgres", "-D", data(), "-k", folder_.path(), "-h", "", "-c",
+                         "max_connections=50"});
       }
       if (PQping(url_of("postgres").c_str()) == PQPING_OK) return true;
       if (::waitpid(server_, nullptr, WNOHANG) == server_) server_ = -1;
@@ -78,11 +76,8 @@ class TemporaryPostgres {
 
  private:
   explicit TemporaryPostgres(std::string programs) : programs_(std::move(programs)) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-pg-XXXXXX").string();
-    CHECK(::mkdtemp(pattern.data()) != nullptr);
-    folder_ = pattern;
     if (::geteuid() == 0) user_ = ::getpwnam("postgres");
-    if (user_ != nullptr) CHECK(::chown(folder_.c_str(), user_->pw_uid, user_->pw_gid) == 0);
+    if (user_ != nullptr) CHECK(::chown(folder_.path().c_str(), user_->pw_uid, user_->pw_gid) == 0);
   }
 
   static std::vector<pid_t> children_of(pid_t parent) {
@@ -110,9 +105,9 @@ class TemporaryPostgres {
     return found.empty() ? std::string() : *std::max_element(found.begin(), found.end());
   }
 
-  std::string data() const { return folder_ + "/data"; }
+  std::string data() const { return folder_.file("data"); }
   std::string url_of(const std::string& database) const {
-    return "postgresql:///" + database + "?host=" + folder_ + "&user=postgres";
+    return "postgresql:///" + database + "?host=" + folder_.path() + "&user=postgres";
   }
 
   bool initialise() const {
@@ -129,10 +124,10 @@ class TemporaryPostgres {
     const pid_t child = ::fork();
     CHECK(child >= 0);
     if (child != 0) return child;
-    const int log = ::open((folder_ + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
+    const int log = ::open(folder_.file("log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
     ::dup2(log, 1);
     ::dup2(log, 2);
-    if (::chdir(folder_.c_str()) != 0) ::_exit(126);
+    if (::chdir(folder_.path().c_str()) != 0) ::_exit(126);
     if (user_ != nullptr &&
         (::setgroups(0, nullptr) != 0 || ::setgid(user_->pw_gid) != 0 || ::setuid(user_->pw_uid) != 0)) {
       ::_exit(126);
@@ -151,7 +146,7 @@ class TemporaryPostgres {
   }
 
   std::string programs_;
-  std::string folder_;
+  TemporaryFolder folder_ = TemporaryFolder::make().value();
   const passwd* user_ = nullptr;
   pid_t server_ = -1;
 };

@@ -15,7 +15,6 @@ namespace {
 class TileExportTest : public WithFolder {
  protected:
   void SetUp() override {
-    WithFolder::SetUp();
     log_ = *SignedLog::open(*open_ledger(path(), Access::kAppend), test_signer());
     std::filesystem::create_directory(tiles());
   }

@@ -1,16 +1,15 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <new>
 #include <string>
 
 #include "base/check.h"
+#include "base/file.h"
+#include "base/temporary_folder.h"
 #include "weights/fpm_reader.h"
 #include "weights/fpm_test_seal.h"
 #include "weights/gguf_test_builder.h"
@@ -27,13 +26,11 @@ using testing::Bytes;
 
 /// A sound .fpm file, made by importing a small model.
 Bytes imported(const testing::TinyModel& tiny) {
-  std::string base = (std::filesystem::temp_directory_path() / "fieldprint-fuzz-XXXXXX").string();
-  const int fd = ::mkstemp(base.data());
-  CHECK(fd >= 0);
-  const Bytes gguf = tiny.builder().build();
-  CHECK(::write(fd, gguf.data(), gguf.size()) == static_cast<ssize_t>(gguf.size()));
-  ::close(fd);
-  const std::string out = base + ".fpm";
+  const TemporaryFolder folder = TemporaryFolder::make().value();
+  const std::string in = folder.file("tiny.gguf");
+  const std::string out = folder.file("tiny.fpm");
+  const Status written = write_file_atomically(in, tiny.builder().build());
+  CHECK(written.ok(), "{}", written.error().message);
   const auto calibrate = [](const ModelFile& draft) -> Result<Calibration> {
     const ModelSpec& spec = draft.spec();
     Calibration calibration;
@@ -42,13 +39,10 @@ Bytes imported(const testing::TinyModel& tiny) {
     calibration.roles.assign(5, {backend::ActivationFormat::kA8, 0.0});
     return calibration;
   };
-  const auto model = import_gguf(base, out, calibrate, nullptr);
+  const auto model = import_gguf(in, out, calibrate, nullptr);
   CHECK(model.ok(), "{}", model.error().message);
   const auto file = MappedFile::open(out);
-  Bytes bytes((*file)->bytes().begin(), (*file)->bytes().end());
-  ::unlink(base.c_str());
-  ::unlink(out.c_str());
-  return bytes;
+  return {(*file)->bytes().begin(), (*file)->bytes().end()};
 }
 
 const Bytes& seed(std::uint32_t which) {

@@ -1,13 +1,10 @@
 #pragma once
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <stdexcept>
-#include <string>
 
+#include "base/temporary_folder.h"
 #include "weights/gguf_test_builder.h"
 #include "weights/import.h"
 
@@ -19,17 +16,11 @@ class TinyFile {
  public:
   explicit TinyFile(const TinyModel& tiny = {}) : TinyFile(tiny.builder()) {}
   explicit TinyFile(const GgufBuilder& builder) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-tiny-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    folder_ = pattern;
     const Bytes bytes = builder.build();
-    std::ofstream(folder_ + "/tiny.gguf", std::ios::binary)
+    std::ofstream(folder_.file("tiny.gguf"), std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    file_ = import_gguf(folder_ + "/tiny.gguf", folder_ + "/tiny.fpm", made_up, nullptr).value();
+    file_ = import_gguf(folder_.file("tiny.gguf"), folder_.file("tiny.fpm"), made_up, nullptr).value();
   }
-  ~TinyFile() { std::filesystem::remove_all(folder_); }
-  TinyFile(const TinyFile&) = delete;
-  TinyFile& operator=(const TinyFile&) = delete;
 
   const ModelFile& file() const { return *file_; }
 
@@ -50,7 +41,7 @@ class TinyFile {
     return out;
   }
 
-  std::string folder_;
+  TemporaryFolder folder_ = TemporaryFolder::make().value();
   std::unique_ptr<ModelFile> file_;
 };
 

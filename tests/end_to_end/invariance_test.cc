@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 #include <map>
 
 #include "backend/select.h"
+#include "base/temporary_folder.h"
 #include "end_to_end/covering_array.h"
 #include "end_to_end/invariance_requests.h"
 #include "engine/engine.h"
@@ -184,12 +186,9 @@ class Model {
  public:
   /// Imports the model of a GGUF file into a folder of its own.
   explicit Model(const std::string& gguf) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fieldprint-invariance-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    folder_ = pattern;
     const auto backend = backend::select_backend("", 0).value();
     const auto calibrate = [&](const weights::ModelFile& draft) { return eval::calibrate(draft, *backend); };
-    file_ = weights::import_gguf(gguf, folder_ + "/model.fpm", calibrate, nullptr).value();
+    file_ = weights::import_gguf(gguf, folder_.file("model.fpm"), calibrate, nullptr).value();
     tokenizer_ = tokenizer::Tokenizer::make(file_->vocabulary()).value();
     const Requests requests = make_requests(*tokenizer_).value();
     tiny_.others = requests.tiny;
@@ -200,7 +199,6 @@ class Model {
     extended_.competing = requests.extended;
     extended_.others.assign(requests.brief.end() - 3, requests.brief.end());
   }
-  ~Model() { std::filesystem::remove_all(folder_); }
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
@@ -214,7 +212,7 @@ class Model {
   backend::Backend& backend(const std::string& name, int threads);
   void compare_group(const std::string& backend, const Row& row, const Group& group);
 
-  std::string folder_;
+  TemporaryFolder folder_ = TemporaryFolder::make().value();
   std::unique_ptr<weights::ModelFile> file_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
   Group tiny_, brief_, growing_, extended_;
@@ -323,9 +321,15 @@ struct Scope {
     if (text == nullptr || *text == '\0') return {};
     if (std::string_view(text) == "full") return {.whole = true};
     Scope scope{.whole = true};
-    char rest = 0;
-    if (std::sscanf(text, "%zu/%zu%c", &scope.part, &scope.parts, &rest) != 2 || scope.part < 1 ||
-        scope.part > scope.parts) {
+    const std::string_view given(text);
+    const std::size_t slash = std::min(given.find('/'), given.size());
+    const auto number = [](std::string_view digits, std::size_t& value) {
+      const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value);
+      return error == std::errc() && end == digits.end();
+    };
+    const bool read = slash < given.size() && number(given.substr(0, slash), scope.part) &&
+                      number(given.substr(slash + 1), scope.parts);
+    if (!read || scope.part < 1 || scope.part > scope.parts) {
       throw std::runtime_error("FIELDPRINT_INVARIANCE must be 'full' or a part of it such as 3/8");
     }
     return scope;
