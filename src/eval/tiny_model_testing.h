@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <memory>
 #include <string>
 
@@ -19,9 +18,7 @@ namespace fieldprint::eval::testing {
 class TinyFolder {
  public:
   explicit TinyFolder(const weights::testing::GgufBuilder& builder) {
-    const weights::testing::Bytes bytes = builder.build();
-    std::ofstream(gguf(), std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    weights::testing::write_file(gguf(), builder.build());
     backend_ = backend::select_backend("scalar", 1).value();
   }
 

@@ -27,13 +27,9 @@ using backend::ActivationFormat;
 using backend::LinearFormat;
 using testing::Bytes;
 using testing::TinyModel;
+using testing::write_file;
 
 #define EXPECT_NAMES(message, part) EXPECT_NE((message).find(part), std::string::npos) << (message)
-
-void write_file(const std::string& path, const Bytes& bytes) {
-  std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-}
 
 Bytes read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

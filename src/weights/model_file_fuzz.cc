@@ -8,7 +8,6 @@
 #include <string>
 
 #include "base/check.h"
-#include "base/file.h"
 #include "base/temporary_folder.h"
 #include "weights/fpm_reader.h"
 #include "weights/fpm_test_seal.h"
@@ -29,8 +28,7 @@ Bytes imported(const testing::TinyModel& tiny) {
   const TemporaryFolder folder = TemporaryFolder::make().value();
   const std::string in = folder.file("tiny.gguf");
   const std::string out = folder.file("tiny.fpm");
-  const Status written = write_file_atomically(in, tiny.builder().build());
-  CHECK(written.ok(), "{}", written.error().message);
+  testing::write_file(in, tiny.builder().build());
   const auto calibrate = [](const ModelFile& draft) -> Result<Calibration> {
     const ModelSpec& spec = draft.spec();
     Calibration calibration;

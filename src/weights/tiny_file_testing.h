@@ -1,6 +1,5 @@
 #pragma once
 
-#include <fstream>
 #include <functional>
 #include <memory>
 
@@ -16,9 +15,7 @@ class TinyFile {
  public:
   explicit TinyFile(const TinyModel& tiny = {}) : TinyFile(tiny.builder()) {}
   explicit TinyFile(const GgufBuilder& builder) {
-    const Bytes bytes = builder.build();
-    std::ofstream(folder_.file("tiny.gguf"), std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    write_file(folder_.file("tiny.gguf"), builder.build());
     file_ = import_gguf(folder_.file("tiny.gguf"), folder_.file("tiny.fpm"), made_up, nullptr).value();
   }
 

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -118,9 +117,7 @@ int check(const store::DataFolder& place) {
 }
 
 int tiny(const std::string& path) {
-  const auto bytes = weights::testing::TinyModel{}.builder().build();
-  std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  weights::testing::write_file(path, weights::testing::TinyModel{}.builder().build());
   return kDone;
 }
 
